@@ -1,1 +1,41 @@
 # Licensed under the Apache License, Version 2.0.
+from .camvid import CamVidDataset
+from .labeled_unlabeled import LabeledUnlabeledDataset
+from .partial import (
+    PartialCamVidDataset,
+    PartialCityscapesDataset,
+    PartialLabelDataset,
+    PartialSUNRGBDDataset,
+    PartialVOCDataset,
+)
+from .partial_labels import SparsifyLabels, sparsify
+from .samplers import MultiSourceSampler
+from .sunrgbd import SUNRGBDDataset
+from .transforms import (
+    HideLabels,
+    MultiBranch,
+    PackSemiSegInputs,
+    RandomColorJitter,
+    RandomGaussianBlur,
+    RandomRescaleCrop,
+)
+
+__all__ = [
+    'CamVidDataset',
+    'HideLabels',
+    'LabeledUnlabeledDataset',
+    'MultiBranch',
+    'MultiSourceSampler',
+    'PackSemiSegInputs',
+    'PartialCamVidDataset',
+    'PartialCityscapesDataset',
+    'PartialLabelDataset',
+    'PartialSUNRGBDDataset',
+    'PartialVOCDataset',
+    'RandomColorJitter',
+    'RandomGaussianBlur',
+    'RandomRescaleCrop',
+    'SUNRGBDDataset',
+    'SparsifyLabels',
+    'sparsify',
+]
