@@ -1,0 +1,213 @@
+# Licensed under the Apache License, Version 2.0.
+"""What ``tools/train.py`` and ``tools/test.py`` share: from a command line to a running Runner."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+from mmseg.registry import RUNNERS
+
+from mmseg_reco.engine.checkpoint import latest_checkpoint
+
+_SYNC_NORMS = ('SyncBN', 'MMSyncBN')
+_DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of mmseg's own tools, and ``--trust-checkpoint``."""
+    parser.add_argument('--work-dir', help='where logs and checkpoints go')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config, as key=value; a list is written key="[a,b]" or '
+        'key=a,b, nested ones key="[(a,b),(c,d)]", without spaces',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes of a distributed run',
+    )
+    # torch.distributed.launch hands the rank over in one of these spellings
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    parser.add_argument(
+        '--trust-checkpoint',
+        metavar='FILE',
+        action='append',
+        default=[],
+        help='a checkpoint that may be unpickled without restriction, which can run code stored in '
+        'it; needed for checkpoints of stock mmseg with a message hub. Repeatable',
+    )
+
+
+def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line; end with usage and one sentence where the config is missing."""
+    args = parser.parse_args()
+    if not Path(args.config).is_file():
+        parser.error(f'no such config file: {args.config}')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply what the command line says, in mmseg's order of precedence."""
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    cfg.setdefault('default_scope', 'mmseg')
+    use_safe_checkpoints(cfg)
+    return cfg
+
+
+def _say(message: str) -> None:
+    """Print once, whatever the number of processes; the runner's logger does not exist yet."""
+    if os.environ.get('RANK', '0') == '0':
+        print(message, flush=True)
+
+
+def use_safe_checkpoints(cfg: Config) -> None:
+    """Save through SafeCheckpointHook wherever the config asks for mmengine's CheckpointHook."""
+    cfg.setdefault('default_hooks', {})
+    hook = cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
+    if hook is not None and hook['type'] in ('CheckpointHook', CheckpointHook):
+        hook['type'] = 'SafeCheckpointHook'
+
+
+def enable_amp(cfg: Config) -> None:
+    """Train in mixed precision.
+
+    Raises:
+        ValueError: The config's optimizer wrapper has no mixed-precision form, or there is no GPU.
+    """
+    if get_device() == 'cpu':
+        raise ValueError(
+            '--amp needs a GPU: mmengine has no mixed precision on CPU. Leave --amp out.'
+        )
+    wrapper = cfg.optim_wrapper.setdefault('type', 'OptimWrapper')
+    if wrapper == 'AmpOptimWrapper':
+        return
+    if wrapper != 'OptimWrapper':
+        raise ValueError(f'--amp works with optim_wrapper type OptimWrapper, but it is {wrapper}.')
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+
+
+def resume_latest(cfg: Config, explicit: bool) -> None:
+    """Continue from the last checkpoint in the work directory, if there is one.
+
+    mmengine would take ``load_from`` for the checkpoint to resume, even where the config means
+    pretrained weights by it.
+
+    Args:
+        cfg: The config; ``work_dir`` is set.
+        explicit: The user named the checkpoint with ``--cfg-options load_from=...``.
+    """
+    checkpoint = cfg.load_from if explicit else latest_checkpoint(cfg.work_dir)
+    if checkpoint is None:
+        _say(f'--resume: no checkpoint in {cfg.work_dir} yet, so training starts afresh.')
+    else:
+        cfg.load_from = checkpoint
+        cfg.resume = True
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Fit the config to this machine and build its runner.
+
+    Raises:
+        ValueError: The launcher started more processes than there are GPUs, or needs GPUs that
+            this machine lacks.
+    """
+    on_cpu = get_device() == 'cpu'
+    distributed = cfg.launcher != 'none'
+    share_cores(cfg, on_cpu)
+    if on_cpu:
+        _say('No GPU found: running on CPU.')
+        batch_norm_for_cpu(cfg)
+    if distributed and on_cpu:
+        distribute_on_cpu(cfg)
+    elif distributed and torch.cuda.is_available():
+        check_gpu_count()
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def share_cores(cfg: Config, on_cpu: bool) -> None:
+    """Give every process of this machine its share of the cores, for threads and for workers.
+
+    OpenCV's own threads are switched off by mmengine (``env_cfg.mp_cfg``).
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    share = max(1, cores // int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
+    if on_cpu and 'OMP_NUM_THREADS' not in os.environ:
+        torch.set_num_threads(share)
+    for name in _DATALOADERS:
+        loader = cfg.get(name)
+        if loader and loader.get('num_workers', 0) > share:
+            _say(f'{name}: num_workers {loader.num_workers} -> {share}, the cores at hand.')
+            loader.num_workers = share
+
+
+def batch_norm_for_cpu(cfg: Config) -> None:
+    """Turn SyncBN, which knows GPUs only, into BN throughout ``cfg.model``."""
+    count = 0
+    pending: list[Any] = [cfg.model]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            if node.get('type') in _SYNC_NORMS:
+                node['type'] = 'BN'
+                count += 1
+            pending.extend(node.values())
+        elif isinstance(node, (list, tuple)):
+            pending.extend(node)
+    if cfg.pop('sync_bn', None) is not None or count:
+        _say('SyncBN needs GPUs: the model uses BN instead, each process its own statistics.')
+
+
+def distribute_on_cpu(cfg: Config) -> None:
+    """Start a gloo process group and have the model wrapped for it.
+
+    mmengine 0.10 selects a CUDA device for every backend, but leaves a process group that is
+    already there alone; its default wrapper passes device ids, which CPU modules refuse.
+
+    Raises:
+        ValueError: The launcher is not ``pytorch``.
+    """
+    if cfg.launcher != 'pytorch':
+        raise ValueError(
+            f'--launcher {cfg.launcher} needs GPUs; on CPU start the processes with '
+            'tools/dist_train.sh or torchrun, which use --launcher pytorch.'
+        )
+    dist.init_process_group('gloo')
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    wrapper.update(cfg.get('model_wrapper_cfg') or {})
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def check_gpu_count() -> None:
+    """Refuse more processes than GPUs: NCCL's own complaint comes late and is obscure.
+
+    Raises:
+        ValueError: This process has no GPU of its own.
+    """
+    local_rank, gpus = int(os.environ['LOCAL_RANK']), torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise ValueError(
+            f'Process {local_rank} of this machine finds {gpus} GPU(s): start at most {gpus} '
+            'process(es) here.'
+        )

@@ -1,0 +1,40 @@
+# Licensed under the Apache License, Version 2.0.
+"""Train a segmentor: mmseg's train.py, with resume on any torch and processes on CPU."""
+
+import argparse
+
+from mmseg_reco.engine.checkpoint import safe_checkpoint_loading
+from mmseg_reco.engine.launch import (
+    add_common_arguments,
+    build_runner,
+    enable_amp,
+    load_config,
+    parse_args,
+    resume_latest,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Train a segmentor')
+    parser.add_argument('config', help='train config file')
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='continue from the latest checkpoint in the work directory, or from the one that '
+        '--cfg-options load_from=... names',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    args = parse_args(parser)
+
+    cfg = load_config(args)
+    if args.amp:
+        enable_amp(cfg)
+    if args.resume:
+        resume_latest(cfg, explicit='load_from' in (args.cfg_options or {}))
+    with safe_checkpoint_loading(args.trust_checkpoint):
+        build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
