@@ -50,8 +50,6 @@ setup(
     name='mmseg_reco',
     version=re.search(r"'(.+)'", (ROOT / 'mmseg_reco/version.py').read_text()).group(1),
     description='ReCo (regional contrast) for MMSegmentation: segmentation from few labels',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmseg_reco', 'mmseg_reco.*']),
