@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 from .camvid import CamVidDataset
+from .demo_scenes import DemoSceneDataset
 from .labeled_unlabeled import LabeledUnlabeledDataset
 from .partial import (
     PartialCamVidDataset,
@@ -22,6 +23,7 @@ from .transforms import (
 
 __all__ = [
     'CamVidDataset',
+    'DemoSceneDataset',
     'HideLabels',
     'LabeledUnlabeledDataset',
     'MultiBranch',
