@@ -1,0 +1,138 @@
+# Licensed under the Apache License, Version 2.0.
+"""Partial labels (Case II of ReCo, section 4.2): every image keeps a few labelled pixels."""
+
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmseg.registry import TRANSFORMS
+
+
+def parse_level(level: str) -> float:
+    """Share of each class's pixels that a level keeps.
+
+    Args:
+        level (str): ``p<percent>`` with a whole percentage from 0 to 100. The paper uses ``p0``
+            (one pixel per class), ``p1``, ``p5`` and ``p25``.
+
+    Returns:
+        float: The share, in [0, 1].
+
+    Raises:
+        ValueError: If ``level`` has another form.
+    """
+    match = re.fullmatch(r'p(\d{1,3})', level)
+    if match is None or int(match[1]) > 100:
+        raise ValueError(
+            f"Unknown partial-label level '{level}': give 'p<percent>' with a whole percentage "
+            'from 0 to 100, such as p0 (one pixel per class), p1, p5 or p25.'
+        )
+    return int(match[1]) / 100
+
+
+def image_rng(seed: int, name: str) -> np.random.Generator:
+    """Random generator of one image: the same for (seed, name) on every machine and in every run.
+
+    Args:
+        seed (int): Seed of the partial labels, >= 0.
+        name (str): Name of the image: the stem of its mask file.
+    """
+    return np.random.default_rng([seed, zlib.crc32(name.encode('utf-8'))])
+
+
+def sparsify(
+    mask: np.ndarray, level: str, rng: np.random.Generator, ignore_index: int = 255
+) -> np.ndarray:
+    """Keep one small region of every class and ignore the rest.
+
+    The region of a class grows from one random pixel of it, by dilations with a 5x5 square that
+    run through other classes as well, until it covers at least ``int(share * class pixels)``
+    pixels of the class. ``k`` such dilations reach exactly the pixels at Chebyshev distance
+    <= 2k, so the number of dilations is read off a histogram of distances and nothing is dilated.
+
+    One number is drawn per class, in ascending class order, whatever the level: with equal
+    generators the regions of a lower level lie inside those of a higher one.
+
+    Args:
+        mask (np.ndarray): Class indices, shape (H, W), dtype uint8.
+        level (str): See :func:`parse_level`.
+        rng (np.random.Generator): Source of the seed pixels, see :func:`image_rng`.
+        ignore_index (int): Label of pixels without a class, in the input and in the result.
+
+    Returns:
+        np.ndarray: Sparse mask, shape (H, W), dtype uint8.
+
+    Raises:
+        ValueError: If the level is unknown or the mask is not a uint8 image of shape (H, W).
+    """
+    share = parse_level(level)
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise ValueError(
+            'A mask of class indices must have shape (H, W) and dtype uint8, but this one has '
+            f'shape {mask.shape} and dtype {mask.dtype}.'
+        )
+    sparse = np.full_like(mask, ignore_index)
+    height, width = mask.shape
+    for class_index in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)):
+        if class_index == ignore_index:
+            continue
+        inside = mask == class_index
+        pixels = np.flatnonzero(inside)
+        row, column = divmod(int(pixels[rng.integers(pixels.size)]), width)
+        # after how many dilations each pixel is reached: half its distance, rounded up
+        down = (abs(np.arange(height)[:, None] - row) + 1) // 2
+        across = (abs(np.arange(width) - column) + 1) // 2
+        covered = np.cumsum(np.bincount(np.maximum(down, across)[inside]))
+        reach = 2 * np.searchsorted(covered, int(share * pixels.size))
+        window = np.s_[
+            max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1
+        ]
+        sparse[window][inside[window]] = class_index
+    return sparse
+
+
+@TRANSFORMS.register_module()
+class SparsifyLabels(BaseTransform):
+    """Turn complete annotations into partial labels on the fly.
+
+    Place it right after ``LoadAnnotations``, before anything that moves pixels. The result
+    depends on (level, seed, stem of the mask file) only. It works on training labels, after
+    ``reduce_zero_label`` and ``label_map``, and equals what
+    ``tools/dataset_converters/partial_labels.py`` writes, if these leave the classes of the mask
+    in their order.
+
+    Required keys: ``gt_seg_map``, ``seg_map_path``, ``seg_fields``.
+
+    Modified keys: ``gt_seg_map`` (sparse), ``seg_fields``.
+
+    Added keys: ``hidden_seg_map``, the complete annotation. It takes part in the geometric
+    transforms that follow, and is meant for measuring pseudo-labels, never for training.
+
+    Args:
+        level (str): See :func:`parse_level`.
+        seed (int): Seed of the partial labels.
+        ignore_index (int): Label of pixels without a class.
+    """
+
+    def __init__(self, level: str, seed: int = 0, ignore_index: int = 255) -> None:
+        parse_level(level)
+        self.level = level
+        self.seed = seed
+        self.ignore_index = ignore_index
+
+    def transform(self, results: dict) -> dict:
+        """Replace ``gt_seg_map`` by its sparse version."""
+        complete = results['gt_seg_map']
+        rng = image_rng(self.seed, Path(results['seg_map_path']).stem)
+        results['hidden_seg_map'] = complete
+        results['seg_fields'].append('hidden_seg_map')
+        results['gt_seg_map'] = sparsify(complete, self.level, rng, self.ignore_index)
+        return results
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(level='{self.level}', seed={self.seed}, "
+            f'ignore_index={self.ignore_index})'
+        )

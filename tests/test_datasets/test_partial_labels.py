@@ -1,0 +1,148 @@
+# Licensed under the Apache License, Version 2.0.
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmcv.transforms import Compose
+from mmseg.datasets.transforms import LoadAnnotations  # noqa: F401, registers it
+from mmseg.registry import TRANSFORMS
+from PIL import Image
+
+from mmseg_reco.datasets.partial_labels import SparsifyLabels, image_rng, parse_level, sparsify
+
+VOC_MASKS = Path('../shared/data/voc_masks/SegmentationClassAug')
+LEVELS = ('p0', 'p1', 'p5', 'p25', 'p60', 'p100')
+PINNED = [169829370, 929831975, 118041350]
+
+
+def sparsify_by_dilation(mask, share, rng, ignore_index=255):
+    """The paper's procedure: dilate one pixel until enough of its class is covered."""
+    sparse = np.full_like(mask, ignore_index)
+    for class_index in range(256):
+        positions = np.argwhere(mask == class_index)
+        if class_index == ignore_index or not len(positions):
+            continue
+        region = np.zeros_like(mask)
+        region[tuple(positions[rng.integers(len(positions))])] = 1
+        inside = (mask == class_index).astype(np.uint8)
+        while (region * inside).sum() < int(share * len(positions)):
+            region = cv2.dilate(region, np.ones((5, 5), np.uint8))
+        sparse[(region * inside).astype(bool)] = class_index
+    return sparse
+
+
+def patchy_mask(seed, height=61, width=83):
+    """Five classes in irregular, disconnected patches with holes of void."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.choice([0, 3, 7, 20, 254, 255], size=(height // 6 + 1, width // 6 + 1))
+    mask = np.kron(coarse, np.ones((6, 6))).astype(np.uint8)[:height, :width].copy()
+    noise = rng.random(mask.shape) < 0.1
+    mask[noise] = rng.choice([3, 255], size=noise.sum())
+    return mask
+
+
+@pytest.mark.parametrize('level', LEVELS)
+def test_equals_repeated_dilation(level):
+    for seed in range(4):
+        mask = patchy_mask(seed)
+        original = mask.copy()
+        expected = sparsify_by_dilation(mask, int(level[1:]) / 100, image_rng(seed, 'a'))
+        np.testing.assert_array_equal(sparsify(mask, level, image_rng(seed, 'a')), expected)
+        np.testing.assert_array_equal(mask, original)
+
+
+@pytest.mark.skipif(not VOC_MASKS.is_dir(), reason=f'no VOC masks in {VOC_MASKS}')
+@pytest.mark.parametrize('level', ['p0', 'p1', 'p25'])
+def test_equals_repeated_dilation_on_voc(level):
+    for path in sorted(VOC_MASKS.iterdir())[::50]:
+        mask = np.array(Image.open(path))
+        expected = sparsify_by_dilation(mask, int(level[1:]) / 100, image_rng(2, path.stem))
+        np.testing.assert_array_equal(sparsify(mask, level, image_rng(2, path.stem)), expected)
+
+
+def test_one_pixel_per_class_at_p0():
+    mask = patchy_mask(0)
+    sparse = sparsify(mask, 'p0', image_rng(0, 'a'))
+    labels, counts = np.unique(sparse[sparse != 255], return_counts=True)
+    assert labels.tolist() == [0, 3, 7, 20, 254] and (counts == 1).all()
+    assert (sparse == mask)[sparse != 255].all()
+
+
+def test_lower_level_lies_inside_a_higher_one():
+    mask = patchy_mask(1)
+    given = [sparsify(mask, level, image_rng(0, 'a')) != 255 for level in LEVELS]
+    for lower, higher in zip(given, given[1:], strict=False):
+        assert lower.sum() < higher.sum() and not (lower & ~higher).any()
+
+
+def test_other_ignore_index():
+    mask = np.where(patchy_mask(2) == 255, 0, 5).astype(np.uint8)
+    sparse = sparsify(mask, 'p0', image_rng(0, 'a'), ignore_index=0)
+    assert np.unique(sparse, return_counts=True)[1].tolist() == [mask.size - 1, 1]
+    assert sparse.max() == 5
+
+
+def test_nothing_but_void():
+    mask = np.full((4, 5), 255, np.uint8)
+    np.testing.assert_array_equal(sparsify(mask, 'p25', image_rng(0, 'a')), mask)
+
+
+def test_seed_pixel_is_uniform():
+    mask = np.array([[1, 255, 1], [2, 1, 1]], np.uint8)
+    drawn = np.zeros(mask.shape)
+    for image in range(4000):
+        drawn += sparsify(mask, 'p0', image_rng(0, f'image {image}')) == 1
+    # each of the four pixels: 1000 expected, standard deviation 27
+    assert drawn[mask != 1].sum() == 0
+    assert (abs(drawn[mask == 1] - 1000) < 5 * 27.4).all()
+
+
+def test_generator_is_the_same_everywhere():
+    # written down once: a change would silently change everybody's partial labels
+    assert image_rng(0, '2007_000032').integers(10**9, size=3).tolist() == PINNED
+    assert image_rng(1, '2007_000032').integers(10**9) != PINNED[0]
+    assert image_rng(0, '2007_000033').integers(10**9) != PINNED[0]
+
+
+@pytest.mark.parametrize('level', ['p', 'p101', 'p-1', 'p0.5', '5', 'P5', 'p5 ', ''])
+def test_unknown_level(level):
+    with pytest.raises(ValueError, match='p<percent>'):
+        parse_level(level)
+    with pytest.raises(ValueError, match='p<percent>'):
+        SparsifyLabels(level)
+
+
+@pytest.mark.parametrize('shape, dtype', [((3, 4, 3), np.uint8), ((3, 4), np.int64)])
+def test_refuses_what_is_no_index_mask(shape, dtype):
+    with pytest.raises(ValueError, match=r'shape \(H, W\) and dtype uint8'):
+        sparsify(np.zeros(shape, dtype), 'p0', image_rng(0, 'a'))
+
+
+def test_transform_works_on_training_labels(tmp_path):
+    stored = patchy_mask(3)
+    stored[stored == 254] = 9
+    path = tmp_path / 'street.png'
+    Image.fromarray(stored).save(path)
+    pipeline = Compose(
+        [
+            TRANSFORMS.build(dict(type='LoadAnnotations')),
+            TRANSFORMS.build(dict(type='SparsifyLabels', level='p5', seed=4)),
+        ]
+    )
+    results = pipeline(
+        dict(
+            img_path='elsewhere/street_leftImg8bit.jpg',
+            seg_map_path=str(path),
+            reduce_zero_label=True,
+            label_map={6: 1},  # old label 7 of the file
+            seg_fields=[],
+        )
+    )
+    to_training_label = {0: 255, 3: 2, 7: 1, 9: 8, 20: 19, 255: 255}
+    complete = np.vectorize(to_training_label.get, otypes=[np.uint8])(stored)
+    np.testing.assert_array_equal(results['hidden_seg_map'], complete)
+    np.testing.assert_array_equal(
+        results['gt_seg_map'], sparsify(complete, 'p5', image_rng(4, 'street'))
+    )
+    assert sorted(results['seg_fields']) == ['gt_seg_map', 'hidden_seg_map']
