@@ -1,1 +1,18 @@
 # Licensed under the Apache License, Version 2.0.
+from .color import BatchColorJitter, BatchGaussianBlur
+from .geometry import BatchFlip, BatchRescaleCrop
+from .mixing import ClassMix, CutMix, CutOut
+from .multi_branch import MultiBranchDataPreprocessor
+from .pseudo_batch import PseudoBatch
+
+__all__ = [
+    'BatchColorJitter',
+    'BatchFlip',
+    'BatchGaussianBlur',
+    'BatchRescaleCrop',
+    'ClassMix',
+    'CutMix',
+    'CutOut',
+    'MultiBranchDataPreprocessor',
+    'PseudoBatch',
+]

@@ -1,1 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
+from .embedding_encoder_decoder import EmbeddingEncoderDecoder
+from .mean_teacher_reco import MeanTeacherReCo
+from .semi_base import SemiBaseSegmentor
+
+__all__ = ['EmbeddingEncoderDecoder', 'MeanTeacherReCo', 'SemiBaseSegmentor']

@@ -1,0 +1,113 @@
+# Licensed under the Apache License, Version 2.0.
+from typing import Optional
+
+import torch
+import torch.nn as nn
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+
+BUFFERS = ('average', 'copy', 'skip')
+
+
+def warmup_momentum(step: int, momentum: float) -> float:
+    """Weight of the student in the average: max(1 / (step + 1), momentum).
+
+    In the paper's terms the decay is min(1 - 1 / (step + 1), 1 - momentum): the teacher is the
+    student after the first step and a plain average of its past until ``momentum`` is reached.
+
+    Args:
+        step (int): Training steps done before this one, >= 0.
+        momentum (float): Final weight of the student, in (0, 1].
+    """
+    return max(1 / (step + 1), momentum)
+
+
+@torch.no_grad()
+def update_teacher(student: nn.Module,
+                   teacher: nn.Module,
+                   momentum: float,
+                   buffers: str = 'average') -> None:
+    """Move the teacher towards the student: teacher += momentum * (student - teacher).
+
+    Args:
+        student (nn.Module): Source.
+        teacher (nn.Module): Target, of the same structure; changed in place.
+        momentum (float): In [0, 1]; 1 copies the student.
+        buffers (str): BN statistics and other buffers: 'average' moves floating-point ones like
+            parameters and copies the others, 'copy' copies all, 'skip' leaves all.
+    """
+    averaged = list(zip(teacher.parameters(), student.parameters()))
+    for target, source in zip(teacher.buffers(), student.buffers()):
+        if buffers == 'average' and target.is_floating_point():
+            averaged.append((target, source))
+        elif buffers != 'skip':
+            target.copy_(source)
+    targets, sources = zip(*averaged)
+    torch._foreach_lerp_(list(targets), list(sources), momentum)
+
+
+@HOOKS.register_module()
+class MeanTeacherHook(Hook):
+    """Keeps ``model.teacher`` the moving average of ``model.student`` (ReCo, Sec. 3.1).
+
+    Named and parametrised as mmdet's hook of that name, with two differences. The decay warms up
+    (see :func:`warmup_momentum`). And BN statistics are averaged too, for a teacher that labels in
+    eval mode: with mmdet's default, ``skip_buffer=True``, they would stay at their initial values.
+    (The authors average parameters only and let the teacher's BN run on each batch.)
+
+    Args:
+        momentum (float): Weight of the student, in (0, 1]. The paper's decay of 0.99 is 0.01.
+        interval (int): Iterations between updates, >= 1.
+        warmup (bool): Whether the decay warms up.
+        buffers (str): 'average', 'copy' or 'skip'; see :func:`update_teacher`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(self,
+                 momentum: float = 0.01,
+                 interval: int = 1,
+                 warmup: bool = True,
+                 buffers: str = 'average') -> None:
+        if not 0 < momentum <= 1:
+            raise ValueError('MeanTeacherHook: momentum is the weight of the student, in (0, 1] '
+                             f'(0.01 for a decay of 0.99); got {momentum!r}')
+        if interval < 1:
+            raise ValueError(f'MeanTeacherHook: interval must be >= 1, got {interval!r}')
+        if buffers not in BUFFERS:
+            raise ValueError(f'MeanTeacherHook: buffers is one of {BUFFERS}, got {buffers!r}')
+        self.momentum = momentum
+        self.interval = interval
+        self.warmup = warmup
+        self.buffers = buffers
+
+    @staticmethod
+    def _model(runner: Runner) -> nn.Module:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not (hasattr(model, 'teacher') and hasattr(model, 'student')):
+            raise TypeError(f'MeanTeacherHook needs a model with a student and a teacher, such as '
+                            f'MeanTeacherReCo; got {type(model).__name__}. Remove the hook from '
+                            'custom_hooks or wrap the model.')
+        return model
+
+    def before_train(self, runner: Runner) -> None:
+        """Start both networks from the same weights."""
+        model = self._model(runner)
+        if runner.iter == 0:
+            update_teacher(model.student, model.teacher, 1, 'copy')
+
+    def after_train_iter(self,
+                         runner: Runner,
+                         batch_idx: int,
+                         data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Update the teacher."""
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        model = self._model(runner)
+        step = runner.iter // self.interval
+        momentum = warmup_momentum(step, self.momentum) if self.warmup else self.momentum
+        update_teacher(model.student, model.teacher, momentum, self.buffers)

@@ -1,0 +1,84 @@
+# Licensed under the Apache License, Version 2.0.
+import torch.nn as nn
+import torch.nn.functional as F
+from mmseg.registry import MODELS
+from torch import Tensor
+
+
+def confident_share(confidence: Tensor, valid: Tensor, threshold: float) -> Tensor:
+    """Share of each image's valid pixels whose confidence reaches a threshold.
+
+    Args:
+        confidence (Tensor): Shape (B, H, W), in [0, 1].
+        valid (Tensor): Shape (B, H, W), bool.
+        threshold (float): In [0, 1].
+
+    Returns:
+        Tensor: Shape (B,), in [0, 1]; 0 for an image without valid pixels.
+    """
+    confident = ((confidence >= threshold) & valid).flatten(1).sum(1)
+    return confident / valid.flatten(1).sum(1).clamp_min(1)
+
+
+@MODELS.register_module()
+class PseudoLabelLoss(nn.Module):
+    """Cross-entropy to pseudo-labels, each image weighted by its confident share (ReCo, Eq. 4).
+
+    After each forward pass ``diagnostics['confident_share']`` holds the mean share.
+
+    Args:
+        strong_threshold (float): Confidence from which a pixel counts as confident, in [0, 1].
+        average (str): What the weighted cross-entropy is averaged over. 'valid': all pixels with
+            a pseudo-label, as the equation reads (default). 'positive': only those whose loss is
+            > 0, as the authors' code does; pixels that the student already fits to the last bit
+            then leave the denominator, and the weight of the rest grows during training.
+        loss_weight (float): Factor of the loss, >= 0.
+        ignore_index (int): Label of pixels that take no part.
+        loss_name (str): Name in the log; must contain "loss" to be optimised.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(self,
+                 strong_threshold: float = 0.97,
+                 average: str = 'valid',
+                 loss_weight: float = 1.0,
+                 ignore_index: int = 255,
+                 loss_name: str = 'loss_unsup') -> None:
+        super().__init__()
+        if not 0 <= strong_threshold <= 1:
+            raise ValueError('PseudoLabelLoss: strong_threshold is a probability in [0, 1], got '
+                             f'{strong_threshold!r}')
+        if average not in ('valid', 'positive'):
+            raise ValueError(f"PseudoLabelLoss: average is 'valid' or 'positive', got {average!r}")
+        if not loss_weight >= 0:
+            raise ValueError(f'PseudoLabelLoss: loss_weight must be >= 0, got {loss_weight!r}')
+        if 'loss' not in loss_name:
+            raise ValueError(f'PseudoLabelLoss: loss_name must contain "loss", got {loss_name!r}')
+        self.strong_threshold = strong_threshold
+        self.average = average
+        self.loss_weight = loss_weight
+        self.ignore_index = ignore_index
+        self.loss_name = loss_name
+        self.diagnostics = dict()
+
+    def forward(self, logits: Tensor, labels: Tensor, confidence: Tensor) -> Tensor:
+        """Weighted cross-entropy.
+
+        Args:
+            logits (Tensor): Student logits at the size of the labels. Shape (B, C, H, W).
+            labels (Tensor): Pseudo-labels. Shape (B, H, W), int64.
+            confidence (Tensor): Confidence of the teacher. Shape (B, H, W), in [0, 1].
+
+        Returns:
+            Tensor: Scalar; 0, attached to the graph, where no pixel has a pseudo-label.
+        """
+        valid = labels != self.ignore_index
+        share = confident_share(confidence, valid, self.strong_threshold)
+        self.diagnostics = dict(confident_share=share.mean())
+        loss = F.cross_entropy(
+            logits.float(), labels, ignore_index=self.ignore_index, reduction='none')
+        weighted = share[:, None, None] * loss
+        counted = valid if self.average == 'valid' else weighted > 0
+        return self.loss_weight * (weighted * counted).sum() / counted.sum().clamp_min(1)

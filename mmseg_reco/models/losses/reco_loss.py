@@ -1,0 +1,170 @@
+# Licensed under the Apache License, Version 2.0.
+from typing import Optional
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmseg.registry import MODELS, TASK_UTILS
+from mmseg.utils import ConfigType
+from torch import Tensor
+
+from ..samplers import PixelIndex, build_pixel_index
+from .sampled_contrast import sampled_contrast
+
+# Below this norm a representation counts as zero; keeps the gradient of a normalisation bounded.
+EPS = 1e-6
+
+
+def class_means(rows: Tensor, labels: Tensor, count: Tensor) -> Tensor:
+    """Mean representation of each class.
+
+    Args:
+        rows (Tensor): Representations. Shape (N, D), float32 or float64.
+        labels (Tensor): Class of each row; anything outside [0, C) is left out. Shape (N,), int64.
+        count (Tensor): Rows of each class. Shape (C,), int64.
+
+    Returns:
+        Tensor: Shape (C, D); zero for a class without rows.
+    """
+    num_classes = count.numel()
+    classes = torch.arange(num_classes, device=labels.device)
+    membership = (labels == classes[:, None]).to(rows.dtype)
+    return membership @ rows / count.clamp_min(1)[:, None]
+
+
+@MODELS.register_module()
+class ReCoLoss(nn.Module):
+    r"""Regional contrast (ReCo, ICLR 2022, Sec. 3.2 and Eq. 1).
+
+    For every class present in the mini-batch, hard pixels are queries, the mean representation of
+    the class is the positive key, and pixels of other classes, preferably of close ones, are
+    negative keys. Keys and prototypes carry no gradient. The loss is the mean over the present
+    classes of the mean over queries of InfoNCE on cosine similarity; a class without hard pixels
+    contributes 0, and fewer than two classes give 0, attached to the graph.
+
+    With M negatives the loss lies between :math:`\log(1 + M e^{-2/\tau})` and about
+    :math:`\log(1 + M e^{2/\tau})`, and starts near :math:`\log(1 + M)`: 2.34 and 6.24 at the
+    defaults, next to a cross-entropy of a few tenths. ``loss_weight`` balances them.
+
+    After each forward pass, detached and on the device: ``diagnostics`` (``hard_query_share``, the
+    share of hard pixels among valid ones; ``classes_present``; ``negatives_per_class``, the
+    expected number of draws, shape (C,)), ``relation`` (the class relation graph G, shape (C, C))
+    and ``present`` (shape (C,), bool).
+
+    Args:
+        num_queries (int): Queries of each class, >= 1.
+        num_negatives (int): Negative keys of each query, >= 1.
+        temperature (float): Temperature of the contrast and of the active key sampler, > 0.
+        strong_threshold (float): A pixel is hard where the probability of its class is below
+            this, in (0, 1].
+        query_sampler (dict): ``ActiveQuerySampler`` (the paper's) or ``RandomQuerySampler``.
+        key_sampler (dict): ``ActiveKeySampler`` (the paper's) or ``RandomKeySampler``.
+        loss_weight (float): Factor of the loss, >= 0.
+        ignore_index (int): Label of pixels that take no part.
+        loss_name (str): Name in the log; must contain "loss" to be optimised.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(self,
+                 num_queries: int = 256,
+                 num_negatives: int = 512,
+                 temperature: float = 0.5,
+                 strong_threshold: float = 0.97,
+                 query_sampler: ConfigType = dict(type='ActiveQuerySampler'),
+                 key_sampler: ConfigType = dict(type='ActiveKeySampler'),
+                 loss_weight: float = 1.0,
+                 ignore_index: int = 255,
+                 loss_name: str = 'loss_reco') -> None:
+        super().__init__()
+        self.num_queries = num_queries
+        self.num_negatives = num_negatives
+        self.temperature = temperature
+        self.strong_threshold = strong_threshold
+        self.query_sampler = TASK_UTILS.build(query_sampler)
+        self.key_sampler = TASK_UTILS.build(key_sampler)
+        self.loss_weight = loss_weight
+        self.ignore_index = ignore_index
+        self.loss_name = loss_name
+        self.diagnostics = dict()
+        self.relation: Optional[Tensor] = None
+        self.present: Optional[Tensor] = None
+        self.check()
+
+    def check(self) -> None:
+        """Refuse hyper-parameters out of their range (also after a schedule changed them)."""
+        for name in ('num_queries', 'num_negatives'):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f'ReCoLoss: {name} must be an integer >= 1, got {value!r}')
+        if not self.temperature > 0:
+            raise ValueError(f'ReCoLoss: temperature must be > 0, got {self.temperature!r}')
+        if not 0 < self.strong_threshold <= 1:
+            raise ValueError('ReCoLoss: strong_threshold is a probability in (0, 1], got '
+                             f'{self.strong_threshold!r}')
+        if not self.loss_weight >= 0:
+            raise ValueError(f'ReCoLoss: loss_weight must be >= 0, got {self.loss_weight!r}')
+        if 'loss' not in self.loss_name:
+            raise ValueError('ReCoLoss: loss_name must contain "loss", or mmengine only logs it '
+                             f'and does not optimise it; got {self.loss_name!r}')
+
+    def forward(self,
+                embeddings: Tensor,
+                labels: Tensor,
+                probs: Tensor,
+                generator: Optional[torch.Generator] = None) -> Tensor:
+        """Sample and contrast.
+
+        Args:
+            embeddings (Tensor): Representations. Shape (B, D, h, w), any float dtype.
+            labels (Tensor): Labels or pseudo-labels; ``ignore_index`` where a pixel is not valid.
+                Shape (B, h, w), int64.
+            probs (Tensor): Predicted probability of every class, used without gradient. Shape
+                (B, C, h, w).
+            generator (torch.Generator, optional): Source of randomness, on the same device.
+
+        Returns:
+            Tensor: Scalar, float32 (float64 for float64 embeddings).
+        """
+        num_classes = probs.size(1)
+        # Half precision is too coarse for sums over pixels and for the softmax over 512 keys.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            rows = embeddings.permute(0, 2, 3, 1).flatten(0, 2)
+            dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+            with torch.no_grad():
+                labels = labels.flatten()
+                labels = labels.masked_fill(labels == self.ignore_index, -1)
+                own_probs = probs.permute(0, 2, 3, 1).flatten(0, 2).gather(
+                    1, labels.clamp(0, num_classes - 1)[:, None])[:, 0]
+                index = build_pixel_index(labels, own_probs < self.strong_threshold, num_classes)
+                present = index.count > 0
+
+                keys = rows.detach().to(dtype)
+                prototypes = F.normalize(class_means(keys, labels, index.count), dim=1, eps=EPS)
+                keys = F.normalize(keys, dim=1, eps=EPS)
+                relation = prototypes @ prototypes.t()
+
+                queries, active = self.query_sampler.sample(index, self.num_queries, generator)
+                negatives = self.key_sampler.sample(index, relation, self.num_queries,
+                                                    self.num_negatives, self.temperature, generator)
+                self.record(index, relation, active)
+
+            query_rows = rows[queries.flatten()].to(dtype)
+            losses = sampled_contrast(
+                F.normalize(query_rows, dim=1, eps=EPS),
+                prototypes.repeat_interleave(self.num_queries, 0), keys, negatives.flatten(0, 1),
+                self.temperature)
+            per_class = losses.view(num_classes, self.num_queries).mean(1)
+            counts = active & (present.sum() >= 2)
+            return self.loss_weight * (per_class * counts).sum() / present.sum().clamp_min(1)
+
+    def record(self, index: PixelIndex, relation: Tensor, active: Tensor) -> None:
+        """Keep what hooks log, as detached tensors that nobody waits for."""
+        self.relation, self.present = relation, index.count > 0
+        class_probs = self.key_sampler.class_probs(relation, self.present, self.temperature)
+        self.diagnostics = dict(
+            hard_query_share=index.hard_count.sum() / index.count.sum().clamp_min(1),
+            classes_present=self.present.sum(),
+            negatives_per_class=self.num_queries * self.num_negatives *
+            (class_probs * active[:, None]).sum(0))

@@ -1,0 +1,178 @@
+# Licensed under the Apache License, Version 2.0.
+"""Colour jitter and blur; the functions take one RGB image in [0, 1], the classes a batch.
+
+Arithmetic runs in float32 at least, and elementwise only, so that neither autocast nor TF32
+touches it; results have the dtype of the input.
+"""
+
+import math
+from itertools import permutations
+
+import torch
+import torch.nn.functional as F
+from mmseg.registry import TASK_UTILS
+from torch import Generator, Tensor
+
+from .draws import between, check_prob, check_range, uniforms
+from .pseudo_batch import PseudoBatch
+
+
+def _grey(image: Tensor) -> Tensor:
+    """Luma of ITU-R BT.601, (1, H, W)."""
+    red, green, blue = image.split(1)
+    return (0.299 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+
+
+def adjust_brightness(image: Tensor, factor: float) -> Tensor:
+    """Scale an RGB image in [0, 1], (3, H, W), and clip."""
+    return (image * factor).clamp_(0, 1)
+
+
+def adjust_contrast(image: Tensor, factor: float) -> Tensor:
+    """Scale the distance of an RGB image in [0, 1] to its mean grey, and clip."""
+    return (image * factor).add_(_grey(image).mean(), alpha=1 - factor).clamp_(0, 1)
+
+
+def adjust_saturation(image: Tensor, factor: float) -> Tensor:
+    """Scale the distance of an RGB image in [0, 1] to its own grey, and clip."""
+    return (image * factor).add_(_grey(image), alpha=1 - factor).clamp_(0, 1)
+
+
+def adjust_hue(image: Tensor, shift: float) -> Tensor:
+    r"""Turn the hue of HSV, without leaving RGB.
+
+    At constant value M = max(r, g, b) and chroma M - m, m = min(r, g, b), each channel is a
+    trapezoid of the hue: two sixths of the circle at M, one falling, two at m, one rising; the
+    three channels are a third of the circle apart. A shift by thirds permutes the channels. For a
+    remaining shift of d sixths, 0 ≤ d ≤ 1, the shifted red trapezoid is
+
+    .. math:: r' = clamp(r - g + (2d - 1) b + (1 - d)(M + m),\ m,\ M)
+
+    and cyclically so for g' and b'; a negative shift exchanges the roles of g and b (check it
+    sixth by sixth: in each, two of the channels are m and M and the third moves linearly). So
+    there is no division, and a grey pixel needs no special case.
+
+    Args:
+        image: (3, H, W) RGB.
+        shift: In turns; 1 is the whole circle.
+    """
+    thirds = round(3 * shift)
+    rest = 6 * shift - 2 * thirds
+    linear = 2 * abs(rest) - 1
+    after, before = (linear, -1) if rest < 0 else (-1, linear)
+    low, high = image.amin(0), image.amax(0)
+    base = (low + high).mul_(1 - abs(rest))
+    out = torch.empty_like(image)
+    for channel in range(3):
+        torch.add(base, image[channel], out=out[(channel + thirds) % 3])
+    for channel in range(3):
+        target = out[(channel + thirds) % 3]
+        target.add_(image[(channel + 1) % 3], alpha=after)
+        target.add_(image[(channel + 2) % 3], alpha=before)
+        target.clamp_(low, high)
+    return out
+
+
+_ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+_ORDERS = tuple(permutations(range(4)))
+
+
+def gaussian_blur(image: Tensor, sigma: float, radius: int) -> Tensor:
+    """Separable Gaussian blur with reflected borders.
+
+    Args:
+        image: (C, H, W), H and W > radius.
+        sigma: Standard deviation in pixels, > 0.
+        radius: The kernel has 2·radius + 1 taps and is normalised to sum 1.
+    """
+    height, width = image.shape[-2:]
+    weights = [math.exp(-0.5 * (tap / sigma) ** 2) for tap in range(-radius, radius + 1)]
+    weights = [weight / sum(weights) for weight in weights]
+    # Adding shifted images is quicker than a convolution with one group per channel.
+    padded = F.pad(image[None], (radius,) * 4, mode='reflect')[0]
+    rows = padded[:, :height] * weights[0]
+    for k in range(1, len(weights)):
+        rows.add_(padded[:, k : k + height], alpha=weights[k])
+    out = rows[..., :width] * weights[0]
+    for k in range(1, len(weights)):
+        out.add_(rows[..., k : k + width], alpha=weights[k])
+    return out
+
+
+def _to_working_dtype(image: Tensor) -> Tensor:
+    return image.to(torch.promote_types(image.dtype, torch.float32))
+
+
+@TASK_UTILS.register_module()
+class BatchColorJitter:
+    """Random brightness, contrast, saturation and hue, each image for itself, in random order.
+
+    Spec: training step, 4. Expects RGB images in [0, 1].
+
+    Args:
+        prob: Probability that an image is jittered.
+        brightness, contrast, saturation: Intervals of the uniform factors.
+        hue: Interval of the uniform shift, in turns.
+
+    Raises:
+        ValueError: An argument is out of range, or an interval is not ordered.
+    """
+
+    def __init__(
+        self,
+        prob: float = 0.8,
+        brightness: tuple[float, float] = (0.75, 1.25),
+        contrast: tuple[float, float] = (0.75, 1.25),
+        saturation: tuple[float, float] = (0.75, 1.25),
+        hue: tuple[float, float] = (-0.25, 0.25),
+    ) -> None:
+        check_prob(prob)
+        check_range('brightness', brightness, 0, math.inf)
+        check_range('contrast', contrast, 0, math.inf)
+        check_range('saturation', saturation, 0, math.inf)
+        check_range('hue', hue, -0.5, 0.5)
+        self.prob = prob
+        self.ranges = (brightness, contrast, saturation, hue)
+
+    def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
+        images = batch.images.clone()
+        draws = uniforms(len(images), 6, generator)
+        for i, (applied, order, *factors) in enumerate(draws):
+            if applied < self.prob:
+                image = _to_working_dtype(images[i])
+                for k in _ORDERS[int(order * len(_ORDERS))]:
+                    image = _ADJUSTMENTS[k](image, between(factors[k], self.ranges[k]))
+                images[i] = image
+        return batch._replace(images=images)
+
+
+@TASK_UTILS.register_module()
+class BatchGaussianBlur:
+    """Random Gaussian blur, each image with its own sigma (spec: training step, 4).
+
+    The kernel reaches to three times the largest sigma, rounded to whole pixels.
+
+    Args:
+        prob: Probability that an image is blurred.
+        sigma: Interval of the uniform standard deviation, in pixels, > 0.
+
+    Raises:
+        ValueError: ``prob`` is not in [0, 1], or the interval is not ordered or not positive.
+    """
+
+    def __init__(self, prob: float = 0.5, sigma: tuple[float, float] = (0.15, 1.15)) -> None:
+        check_prob(prob)
+        check_range('sigma', sigma, 0, math.inf)
+        if sigma[0] == 0:
+            raise ValueError(f'sigma must be positive, got {sigma}')
+        self.prob = prob
+        self.sigma = sigma
+        self.radius = int(3 * sigma[1] + 0.5)
+
+    def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
+        images = batch.images.clone()
+        for i, (applied, draw) in enumerate(uniforms(len(images), 2, generator)):
+            if applied < self.prob:
+                sigma = between(draw, self.sigma)
+                images[i] = gaussian_blur(_to_working_dtype(images[i]), sigma, self.radius)
+        return batch._replace(images=images)

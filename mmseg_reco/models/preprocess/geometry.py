@@ -1,0 +1,157 @@
+# Licensed under the Apache License, Version 2.0.
+"""Geometry of a batch: every image has its own parameters; labels and confidence go with it."""
+
+import torch
+import torch.nn.functional as F
+from mmseg.registry import TASK_UTILS
+from torch import Generator, Tensor
+
+from .draws import between, check_prob, check_range, uniforms
+from .pseudo_batch import IGNORE_INDEX, PseudoBatch
+
+
+def _source_pixels(
+    size: int, new_size: Tensor, offset: Tensor, length: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where the pixels of each crop come from, along one axis.
+
+    The position of a pixel in the source, (pixel + ½)·size/new_size − ½, is kept as an exact
+    fraction, so that an unscaled axis is copied bit by bit.
+
+    Args:
+        size: Length of the source axis.
+        new_size: (B,) int64, its length after rescaling.
+        offset: (B,) int64, where the crop begins on the rescaled axis.
+        length: Length of the crop.
+
+    Returns:
+        Four (B, length): for bilinear interpolation the two neighbours and the float weight of
+        the second; and the nearest pixel, which is ``size`` (one too many) on padding.
+    """
+    new_size = new_size[:, None]
+    pixel = offset[:, None] + torch.arange(length)
+    padding = pixel >= new_size
+    # Beyond the end the rescaled axis is reflected about its last pixel, again and again if needed.
+    period = (2 * new_size - 2).clamp(min=1)
+    pixel = pixel % period
+    pixel = torch.minimum(pixel, period - pixel)
+
+    nearest = ((2 * pixel + 1) * size // (2 * new_size)).masked_fill_(padding, size)
+    position = ((2 * pixel + 1) * size - new_size).clamp(min=0)
+    low = position // (2 * new_size)
+    weight = position % (2 * new_size) / (2 * new_size)
+    return low, (low + 1).clamp(max=size - 1), weight, nearest
+
+
+def _take_columns(maps: Tensor, columns: Tensor) -> Tensor:
+    # On CPU a gather is more than twice as quick here as index_select.
+    return maps.gather(-1, columns.expand(*maps.shape[:-1], -1))
+
+
+def rescale_crop(
+    batch: PseudoBatch, new_sizes: Tensor, offsets: Tensor, crop_size: tuple[int, int]
+) -> PseudoBatch:
+    """Rescale every image to its own size, then cut one crop out of each.
+
+    Images are interpolated bilinearly without antialiasing, labels and confidence take the nearest
+    pixel; pixel centres are at half-integers (``align_corners=False``). What a crop wants
+    beyond the right or bottom border is padding: image reflected, label ignored, confidence 0.
+
+    Args:
+        batch: B images of size (H, W).
+        new_sizes: (B, 2) int64 on the host, height and width ≥ 1 after rescaling.
+        offsets: (B, 2) int64 ≥ 0 on the host, top and left of the crop in the rescaled image.
+        crop_size: (h, w).
+
+    Returns:
+        Batch of size (h, w).
+    """
+    size, device = batch.images.shape[-2:], batch.images.device
+    axes = (
+        _source_pixels(size[axis], new_sizes[:, axis], offsets[:, axis], crop_size[axis])
+        for axis in range(2)
+    )
+    rows, columns = (
+        zip(*(x.to(device, non_blocking=True) for x in axis), strict=True) for axis in axes
+    )
+    crops = []
+    # Image by image: what is at work stays in the processor's cache.
+    for (image, label, confidence), row, column in zip(
+        zip(*batch, strict=True), rows, columns, strict=True
+    ):
+        top, bottom, down, nearest_row = row
+        left, right, across, nearest_column = column
+        image = image.index_select(1, top).lerp_(
+            image.index_select(1, bottom), down[:, None].to(image.dtype)
+        )
+        image = _take_columns(image, left).lerp_(
+            _take_columns(image, right), across.to(image.dtype)
+        )
+        # One more row and column holds what padding gets.
+        label = F.pad(label, (0, 1, 0, 1), value=IGNORE_INDEX)
+        confidence = F.pad(confidence, (0, 1, 0, 1))
+        label, confidence = (
+            _take_columns(x.index_select(0, nearest_row), nearest_column)
+            for x in (label, confidence)
+        )
+        crops.append((image, label, confidence))
+    return PseudoBatch(*(torch.stack(part) for part in zip(*crops, strict=True)))
+
+
+@TASK_UTILS.register_module()
+class BatchRescaleCrop:
+    """Random rescale and random crop, drawn for each image (spec: training step, 2).
+
+    Args:
+        crop_size: (h, w) of the result; None keeps the size of the incoming batch.
+        ratio_range: Interval of the uniform scale ratio; both sides are rounded down.
+
+    Raises:
+        ValueError: A ratio is not positive, or the interval is not ordered.
+    """
+
+    def __init__(
+        self,
+        crop_size: tuple[int, int] | None = None,
+        ratio_range: tuple[float, float] = (0.5, 1.5),
+    ) -> None:
+        check_range('ratio_range', ratio_range, 0, float('inf'))
+        if ratio_range[0] == 0:
+            raise ValueError(f'ratio_range must be positive, got {ratio_range}')
+        self.crop_size = crop_size
+        self.ratio_range = tuple(ratio_range)
+
+    def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
+        size = tuple(batch.images.shape[-2:])
+        crop_size = tuple(self.crop_size or size)
+        if self.ratio_range == (1, 1) and crop_size == size:
+            return batch
+        new_sizes, offsets = [], []
+        for draw, *place in uniforms(len(batch.images), 3, generator):
+            ratio = between(draw, self.ratio_range)
+            new_size = [max(int(ratio * side), 1) for side in size]
+            room = [max(new - crop, 0) for new, crop in zip(new_size, crop_size, strict=True)]
+            new_sizes.append(new_size)
+            offsets.append([int(u * (n + 1)) for u, n in zip(place, room, strict=True)])
+        return rescale_crop(batch, torch.tensor(new_sizes), torch.tensor(offsets), crop_size)
+
+
+@TASK_UTILS.register_module()
+class BatchFlip:
+    """Mirror each image left to right with probability ``prob`` (spec: training step, 4).
+
+    Raises:
+        ValueError: ``prob`` is not in [0, 1].
+    """
+
+    def __init__(self, prob: float = 0.5) -> None:
+        check_prob(prob)
+        self.prob = prob
+
+    def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
+        out = PseudoBatch(*(x.clone() for x in batch))
+        for i, (draw,) in enumerate(uniforms(len(batch.images), 1, generator)):
+            if draw < self.prob:
+                for source, target in zip(batch, out, strict=True):
+                    target[i] = source[i].flip(-1)
+        return out

@@ -1,0 +1,118 @@
+# Licensed under the Apache License, Version 2.0.
+"""Mixing inside the unlabelled batch: image i with image i + 1, the last with the first."""
+
+import torch
+from mmseg.registry import TASK_UTILS
+from torch import Generator, Tensor
+
+from .draws import between, uniforms
+from .pseudo_batch import IGNORE_INDEX, PseudoBatch
+
+Box = tuple[slice, slice]
+
+
+def random_boxes(num: int, size: tuple[int, int], generator: Generator | None = None) -> list[Box]:
+    """Boxes of half the area of an image, anywhere inside it.
+
+    The width is uniform between half and all of the image's; the height follows from the area
+    (which is met up to the rounding of the height to whole pixels).
+
+    Args:
+        num: How many.
+        size: (H, W) of the image.
+
+    Returns:
+        Rows and columns of each box.
+    """
+    boxes = []
+    for draws in uniforms(num, 3, generator):
+        width = max(round(between(draws[0], (size[1] / 2, size[1]))), 1)
+        height = min(max(round(size[0] * size[1] / 2 / width), 1), size[0])
+        top = int(draws[1] * (size[0] - height + 1))
+        left = int(draws[2] * (size[1] - width + 1))
+        boxes.append((slice(top, top + height), slice(left, left + width)))
+    return boxes
+
+
+def cut_out(batch: PseudoBatch, boxes: list[Box]) -> PseudoBatch:
+    """Remove each image's box: image 0, label ignored, confidence 0."""
+    out = PseudoBatch(*(x.clone() for x in batch))
+    for i, box in enumerate(boxes):
+        for target, fill in zip(out, (0, IGNORE_INDEX, 0), strict=True):
+            target[i][..., box[0], box[1]] = fill
+    return out
+
+
+def cut_mix(batch: PseudoBatch, boxes: list[Box]) -> PseudoBatch:
+    """Fill each image's box with what image i + 1 has in the same place."""
+    out = PseudoBatch(*(x.clone() for x in batch))
+    for i, box in enumerate(boxes):
+        for source, target in zip(batch, out, strict=True):
+            following = source[(i + 1) % len(boxes)]
+            target[i][..., box[0], box[1]] = following[..., box[0], box[1]]
+    return out
+
+
+def random_half_of_classes(labels: Tensor, generator: Generator | None = None) -> Tensor:
+    """⌊n/2⌋ of the n classes present in each label map, uniformly without replacement.
+
+    Ignored pixels are no class: they are neither counted nor chosen.
+
+    Args:
+        labels: (B, H, W) int64 in [0, 255], 255 = ignored.
+
+    Returns:
+        (B, 256) bool.
+    """
+    keys = torch.rand(len(labels), 256, generator=generator)
+    keys = keys.to(labels.device, non_blocking=True)
+    present = torch.zeros_like(keys, dtype=torch.bool).scatter_(1, labels.flatten(1), True)
+    present[:, IGNORE_INDEX] = False
+    # Absent classes rank behind all present ones.
+    rank = (keys + ~present).argsort(dim=1).argsort(dim=1)
+    return rank < present.sum(dim=1, keepdim=True) // 2
+
+
+def class_mix(batch: PseudoBatch, kept: Tensor) -> PseudoBatch:
+    """Pixels of the classes in ``kept`` ((B, 256) bool) from image i, the others from i + 1."""
+    keep = kept.to(torch.int64).gather(1, batch.labels.flatten(1)).view_as(batch.labels)
+    images, labels, confidence = (x.roll(-1, dims=0) for x in batch)
+    # Exact at weights 0 and 1, and on CPU many times quicker than where.
+    return PseudoBatch(
+        images.lerp_(batch.images, keep[:, None].to(images.dtype)),
+        labels.addcmul_(batch.labels - labels, keep),
+        confidence.lerp_(batch.confidence, keep.to(confidence.dtype)),
+    )
+
+
+@TASK_UTILS.register_module()
+class CutOut:
+    """Remove a box of half the area from each image (spec: training step, 3).
+
+    Expects normalised images: the removed part becomes 0, the mean colour.
+    """
+
+    def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
+        boxes = random_boxes(len(batch.labels), tuple(batch.labels.shape[1:]), generator)
+        return cut_out(batch, boxes)
+
+
+@TASK_UTILS.register_module()
+class CutMix:
+    """Fill a box of half the area of each image from the next one (spec: training step, 3)."""
+
+    def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
+        boxes = random_boxes(len(batch.labels), tuple(batch.labels.shape[1:]), generator)
+        return cut_mix(batch, boxes)
+
+
+@TASK_UTILS.register_module()
+class ClassMix:
+    """Paste half of an image's pseudo-classes onto the next one (spec: training step, 3).
+
+    ⌊n/2⌋ of the n classes present in pseudo-label i stay; all else, ignored pixels included, comes
+    from image i + 1. Ignored pixels do not count as a class.
+    """
+
+    def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
+        return class_mix(batch, random_half_of_classes(batch.labels, generator))

@@ -1,0 +1,60 @@
+# Licensed under the Apache License, Version 2.0.
+from mmengine.model import BaseDataPreprocessor
+from mmseg.registry import MODELS
+from mmseg.utils import ConfigType
+from torch import Tensor
+
+
+@MODELS.register_module()
+class MultiBranchDataPreprocessor(BaseDataPreprocessor):
+    """Runs a stock preprocessor on each branch of a multi-branch batch.
+
+    A batch of :class:`MultiBranch` samples holds, for each branch, one entry a sample, None where
+    the sample is not of that branch. They are filtered here, and each branch becomes an ordinary
+    batch. Batches without branches (validation) pass straight to the stock preprocessor.
+
+    Args:
+        data_preprocessor (dict): Config of the stock preprocessor, ``SegDataPreProcessor``.
+    """
+
+    def __init__(self, data_preprocessor: ConfigType) -> None:
+        super().__init__()
+        self.data_preprocessor = MODELS.build(data_preprocessor)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Preprocess a batch.
+
+        Args:
+            data (dict): ``inputs`` and ``data_samples``, each a dict of branches in training.
+            training (bool): Whether it is a training batch.
+
+        Returns:
+            dict: ``inputs`` (branch to Tensor (B, 3, H, W)) and ``data_samples`` (branch to list
+            of samples); without branches, what the stock preprocessor returns.
+        """
+        if not training:
+            return self.data_preprocessor(data, training)
+        branches = {
+            name: self.data_preprocessor({
+                key: [entry for entry in value[name] if entry is not None]
+                for key, value in data.items()
+            }, training)
+            for name in data['inputs']
+        }
+        return {key: {name: batch[key] for name, batch in branches.items()} for key in data}
+
+    def to_rgb(self, images: Tensor) -> Tensor:
+        """Undo the normalisation: images (B, 3, H, W) to RGB in [0, 1]."""
+        stock = self.data_preprocessor
+        if stock._enable_normalize:
+            images = images * stock.std + stock.mean
+        images = (images / 255).clamp(0, 1)
+        return images if stock.channel_conversion else images.flip(1)
+
+    def from_rgb(self, images: Tensor) -> Tensor:
+        """The inverse of :meth:`to_rgb`."""
+        stock = self.data_preprocessor
+        images = (images if stock.channel_conversion else images.flip(1)) * 255
+        if stock._enable_normalize:
+            images = (images - stock.mean) / stock.std
+        return images

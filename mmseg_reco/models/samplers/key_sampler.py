@@ -1,0 +1,85 @@
+# Licensed under the Apache License, Version 2.0.
+from typing import Optional
+
+import torch
+from mmseg.registry import TASK_UTILS
+from torch import Tensor
+
+from .pixel_index import PixelIndex, pick, uniform
+
+
+@TASK_UTILS.register_module()
+class ActiveKeySampler:
+    """Negative keys from the classes that a query's class is close to (ReCo, Sec. 3.2).
+
+    The class of every key of class c is drawn from softmax over q != c of G[c, q] / temperature,
+    where G is the class relation graph, then a pixel uniformly from the valid pixels of that class.
+    """
+
+    def class_logits(self, relation: Tensor, temperature: float) -> Tensor:
+        """Unnormalised log-probability of each negative class. Shape (C, C)."""
+        return relation.double() / temperature
+
+    def class_probs(self, relation: Tensor, present: Tensor, temperature: float) -> Tensor:
+        """Distribution of the negative class of each query class.
+
+        Args:
+            relation (Tensor): Class relation graph G, cosine of the prototypes. Shape (C, C).
+            present (Tensor): Classes with valid pixels. Shape (C,), bool.
+            temperature (float): Temperature of the softmax.
+
+        Returns:
+            Tensor: Probabilities of shape (C, C), float64; rows sum to one, or to zero where no
+            other class is present.
+        """
+        itself = torch.eye(present.numel(), dtype=torch.bool, device=present.device)
+        allowed = present[None] & ~itself
+        logits = self.class_logits(relation, temperature).masked_fill(~allowed, -torch.inf)
+        # A row without any allowed class would be softmax of -inf alone, NaN.
+        return logits.softmax(1).masked_fill(~allowed, 0)
+
+    def sample(self,
+               index: PixelIndex,
+               relation: Tensor,
+               num_queries: int,
+               num_negatives: int,
+               temperature: float,
+               generator: Optional[torch.Generator] = None) -> Tensor:
+        """Draw the negative keys of every query, independently, with replacement.
+
+        One uniform number names both: which class' share of the cumulative distribution it falls
+        into, and, by its place within that share, which pixel.
+
+        Args:
+            index (PixelIndex): Class-sorted pixels.
+            relation (Tensor): Class relation graph G. Shape (C, C).
+            num_queries (int): Queries of each class, Q.
+            num_negatives (int): Negative keys of each query, M.
+            temperature (float): Temperature of the class distribution.
+            generator (torch.Generator, optional): Source of randomness, on the index' device.
+
+        Returns:
+            Tensor: Pixel ids of shape (C, Q, M), int64. Rows of classes without another present
+            class hold arbitrary pixels.
+        """
+        num_classes = relation.size(0)
+        probs = self.class_probs(relation, index.count > 0, temperature)
+        cumulative = probs.cumsum(1)
+        # Exactly 1 at the end, so that no draw below 1 falls behind the last class.
+        cumulative = cumulative / cumulative[:, -1:].clamp_min(torch.finfo(probs.dtype).tiny)
+        draws = uniform(
+            num_classes, num_queries * num_negatives, device=relation.device, generator=generator)
+        classes = torch.searchsorted(cumulative, draws, right=True).clamp_(max=num_classes - 1)
+        below = (cumulative - probs).gather(1, classes)
+        share = probs.gather(1, classes).clamp_min_(torch.finfo(probs.dtype).tiny)
+        within = draws.sub_(below).div_(share).clamp_(0, 1 - 2**-40)
+        pixels = pick(index, classes, index.count, within)
+        return pixels.view(num_classes, num_queries, num_negatives)
+
+
+@TASK_UTILS.register_module()
+class RandomKeySampler(ActiveKeySampler):
+    """Negative keys from every other present class alike (the ablation of ReCo, Sec. 4)."""
+
+    def class_logits(self, relation: Tensor, temperature: float) -> Tensor:
+        return torch.zeros_like(relation, dtype=torch.float64)

@@ -1,0 +1,74 @@
+# Licensed under the Apache License, Version 2.0.
+"""The one index that every sampler of ReCo draws from."""
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+
+class PixelIndex(NamedTuple):
+    """Pixels of a mini-batch, sorted by class, the hard ones of a class first.
+
+    The pixels of class ``c`` are ``order[start[c]:start[c] + count[c]]`` and its hard pixels the
+    first ``hard_count[c]`` of them, so drawing from any of these sets is an offset into ``order``.
+
+    Attributes:
+        order (Tensor): Pixel ids, valid pixels first. Shape (N,), int64.
+        start (Tensor): Where each class begins in ``order``. Shape (C,), int64.
+        count (Tensor): Valid pixels of each class. Shape (C,), int64.
+        hard_count (Tensor): Hard pixels of each class. Shape (C,), int64.
+    """
+
+    order: Tensor
+    start: Tensor
+    count: Tensor
+    hard_count: Tensor
+
+
+def build_pixel_index(labels: Tensor, hard: Tensor, num_classes: int) -> PixelIndex:
+    """Sort pixels by class and, inside a class, hard before easy.
+
+    Args:
+        labels (Tensor): Class of every pixel; anything outside [0, C) is not valid. Shape (N,),
+            int64.
+        hard (Tensor): Whether a pixel may become an active query. Shape (N,), bool.
+        num_classes (int): C.
+
+    Returns:
+        PixelIndex: The sorted index; no host synchronisation is needed to build it.
+    """
+    valid = (labels >= 0) & (labels < num_classes)
+    # Two buckets a class, (hard, easy), and a last one for everything that is not valid.
+    bucket = torch.where(valid, 2 * labels + (~hard).long(), 2 * num_classes)
+    sizes = bucket.new_zeros(2 * num_classes + 1).scatter_add_(0, bucket, torch.ones_like(bucket))
+    pairs = sizes[:-1].view(num_classes, 2)
+    count = pairs.sum(1)
+    # The narrowest integer sorts fastest.
+    key = bucket.to(torch.int16) if 2 * num_classes < 2**15 else bucket
+    return PixelIndex(
+        order=torch.argsort(key),
+        start=count.cumsum(0) - count,
+        count=count,
+        hard_count=pairs[:, 0])
+
+
+def uniform(*shape: int, device: torch.device, generator: Optional[torch.Generator]) -> Tensor:
+    """Draw uniform numbers in [0, 1), float64: float32 is too coarse to name one of 10^6 pixels."""
+    return torch.rand(*shape, dtype=torch.float64, device=device, generator=generator)
+
+
+def pick(index: PixelIndex, classes: Tensor, sizes: Tensor, draws: Tensor) -> Tensor:
+    """Turn uniform numbers into pixels of the given classes.
+
+    Args:
+        index (PixelIndex): The index to draw from.
+        classes (Tensor): Class of each draw, int64, broadcastable to ``draws``.
+        sizes (Tensor): How many leading pixels of a class may be drawn. Shape (C,), int64.
+        draws (Tensor): Uniform numbers in [0, 1). Any shape, float64.
+
+    Returns:
+        Tensor: Pixel ids, int64, of the shape of ``draws``. A class of size 0 gives an arbitrary
+        pixel of the batch, for the caller to mask.
+    """
+    offset = index.start[classes] + (draws * sizes[classes]).long()
+    return index.order[offset.clamp_(max=index.order.numel() - 1)]
