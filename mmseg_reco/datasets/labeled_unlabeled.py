@@ -106,7 +106,19 @@ def _check_changes(config: dict, changes: dict) -> None:
             'labeled and unlabeled name images of one dataset, but this one is a concatenation of '
             'several: give one dataset that covers all images, such as VOC with the list '
             'train_aug.txt and the masks SegmentationClassAug.')
-    config = {**config, **changes}
+    check_list_file({**config, **changes})
+
+
+def check_list_file(config: dict) -> None:
+    """Refuse a dataset config whose list of images (``ann_file``) is of no use.
+
+    Args:
+        config (dict): Config of one dataset, without wrappers.
+
+    Raises:
+        FileNotFoundError: If the list does not exist.
+        ValueError: If the list is empty or holds a name twice.
+    """
     path, root = config.get('ann_file'), config.get('data_root')
     if not path or osp.isdir(path):
         return

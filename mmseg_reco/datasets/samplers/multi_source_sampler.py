@@ -47,6 +47,7 @@ class MultiSourceSampler(Sampler):
                 raise ValueError(f'Source {number} of the training data holds no image: check '
                                  f"its list '{getattr(source, 'ann_file', '')}' and its folders.")
         self.dataset = dataset
+        self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = sync_random_seed() if seed is None else seed
         self.rank, self.world_size = get_dist_info()

@@ -1,0 +1,324 @@
+# Licensed under the Apache License, Version 2.0.
+"""Bad data found and named: before training in seconds, or all of it by ``tools/check_data.py``."""
+
+import os.path as osp
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
+from mmengine.dataset import BaseDataset
+from mmengine.fileio import LocalBackend, get_file_backend, get_local_path, list_dir_or_file
+from PIL import Image
+
+from .labeled_unlabeled import LabeledUnlabeledDataset
+from .transforms import HideLabels
+
+INDEX_MODES = '1', 'L', 'P'  # Pillow's names for images of at most 8 bits and one channel
+EXIF_ORIENTATION, EXIF_SIDEWAYS = 274, (5, 6, 7, 8)
+
+
+class Problem(NamedTuple):
+    """What is wrong with which file; a list or dataset counts as a file."""
+
+    file: str
+    text: str
+
+
+@dataclass
+class Report:
+    """What all masks of one dataset hold, after ``reduce_zero_label`` and ``label_map``.
+
+    Attributes:
+        name: Name of the dataset, such as 'train.labeled'.
+        classes: Names of the C classes; empty if the dataset does not name them.
+        num_images: Number of images.
+        pixels: Pixels per class, shape (C,), dtype int64.
+        ignored: Number of pixels without a class.
+        problems: Bad files.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    num_images: int
+    pixels: np.ndarray
+    ignored: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def absent(self) -> list[str]:
+        """Names of the classes without a pixel."""
+        return [self.classes[index] for index in np.flatnonzero(self.pixels == 0)]
+
+
+def leaf_datasets(dataset, name: str) -> dict[str, BaseDataset]:
+    """The datasets inside wrappers such as ``ConcatDataset``, by dotted name."""
+    if hasattr(dataset, 'datasets'):
+        keys = (('labeled', 'unlabeled') if isinstance(dataset, LabeledUnlabeledDataset) else
+                range(len(dataset.datasets)))
+        parts = {f'{name}.{key}': part for key, part in zip(keys, dataset.datasets, strict=True)}
+        if len(parts) == 1:
+            parts = {name: dataset.datasets[0]}
+        return {leaf: data for key, part in parts.items()
+                for leaf, data in leaf_datasets(part, key).items()}
+    if hasattr(dataset, 'dataset'):
+        return leaf_datasets(dataset.dataset, name)
+    return {name: dataset}
+
+
+def labels_are_given(dataset: BaseDataset) -> bool:
+    """Whether the pipeline loads masks for use, so that an image without one is bad."""
+    return any(isinstance(step, LoadAnnotations) for step in dataset.pipeline.transforms)
+
+
+def _masks_are_read(dataset: BaseDataset) -> bool:
+    return any(isinstance(getattr(step, 'loader', step) if isinstance(step, HideLabels) else step,
+                          LoadAnnotations) for step in dataset.pipeline.transforms)
+
+
+def _infos(dataset: BaseDataset) -> Iterator[dict]:
+    return (dataset.get_data_info(index) for index in range(len(dataset)))
+
+
+def _missing(paths: list[str], backend_args: dict | None) -> list[str]:
+    """Which of the files do not exist: one listing per folder, as 100,000 names need it.
+
+    Only local folders are listed; other storage answers when a file is loaded.
+    """
+    folders: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        folder, file = osp.split(path)
+        if folder not in folders:
+            backend = get_file_backend(path, backend_args=backend_args)
+            if not isinstance(backend, LocalBackend):
+                return []
+            folders[folder] = set(list_dir_or_file(
+                folder, list_dir=False, backend_args=backend_args)) if osp.isdir(folder) else set()
+        if file not in folders[folder]:
+            missing.append(path)
+    return missing
+
+
+def check_files(dataset: BaseDataset, name: str) -> list[Problem]:
+    """Empty dataset, names listed twice, missing images and masks.
+
+    Args:
+        dataset (BaseDataset): A dataset without wrappers.
+        name (str): Its name in the messages.
+
+    Returns:
+        list[Problem]: What is wrong, sorted as the dataset is.
+    """
+    source = getattr(dataset, 'ann_file', '') or dataset.data_prefix.get('img_path', name)
+    if len(dataset) == 0:
+        return [Problem(source, f'{name} holds no image')]
+    infos = list(_infos(dataset))
+    images = [info['img_path'] for info in infos]
+    backend_args = getattr(dataset, 'backend_args', None)
+    problems = [Problem(image, f'listed {count} times in {source}')
+                for image, count in Counter(images).items() if count > 1]
+    problems += [Problem(file, 'image is missing') for file in _missing(images, backend_args)]
+    if labels_are_given(dataset):
+        masks = [info.get('seg_map_path') for info in infos]
+        if None in masks:
+            problems.append(Problem(
+                source, f'{name} loads annotations, but has no data_prefix.seg_map_path'))
+        else:
+            problems += [Problem(file, 'mask is missing') for file in _missing(masks, backend_args)]
+    return problems
+
+
+def check_overlaps(
+    train: dict[str, BaseDataset], val: dict[str, BaseDataset]
+) -> tuple[list[Problem], list[str]]:
+    """Images shared by training and validation, or by the labelled and the unlabelled part.
+
+    Args:
+        train (dict[str, BaseDataset]): Training datasets, by name.
+        val (dict[str, BaseDataset]): Validation datasets, by name.
+
+    Returns:
+        tuple[list[Problem], list[str]]: Images with labels for training that are validated on as
+        well, which is bad; and remarks about images that are shared otherwise.
+    """
+    paths = {name: {osp.abspath(info['img_path']) for info in _infos(dataset)}
+             for name, dataset in {**train, **val}.items()}
+    problems, remarks = [], []
+    for name, dataset in train.items():
+        for other in val:
+            shared = sorted(paths[name] & paths[other])
+            if labels_are_given(dataset):
+                problems += [Problem(file, f'in {name} and in {other}') for file in shared]
+            elif shared:
+                remarks.append(f'{len(shared)} images without labels of {name} are in {other} too.')
+        if name.endswith('.unlabeled') and not labels_are_given(dataset):
+            labeled = name.removesuffix('unlabeled') + 'labeled'
+            shared = paths[name] & paths.get(labeled, set())
+            if shared:
+                remarks.append(f'{len(shared)} images of {labeled} are in {name} too.')
+    return problems, remarks
+
+
+def check_num_classes(parts: dict[str, BaseDataset], model: dict | None) -> list[Problem]:
+    """Datasets that name another number of classes than the model predicts.
+
+    Args:
+        parts (dict[str, BaseDataset]): Datasets without wrappers, by name.
+        model (dict, optional): Config of the model; its first ``decode_head`` counts.
+
+    Returns:
+        list[Problem]: What is wrong.
+    """
+    expected = _find_num_classes(model)
+    problems = []
+    for name, dataset in parts.items():
+        named = len(dataset.metainfo.get('classes', ()))
+        if expected and named and named != expected:
+            problems.append(Problem(name, f'has {named} classes, but the decode head of the model '
+                                    f'has num_classes={expected}: make them equal'))
+    return problems
+
+
+def _find_num_classes(model: dict | None) -> int | None:
+    if not isinstance(model, dict):
+        return None
+    head = model.get('decode_head')
+    if head:
+        return (head[-1] if isinstance(head, list) else head).get('num_classes')
+    return next(filter(None, map(_find_num_classes, model.values())), None)
+
+
+def _training_labels(info: dict) -> np.ndarray:
+    """Label in training of every label 0-255 in a file: as mmseg's ``LoadAnnotations`` has it."""
+    labels = np.arange(256)
+    if info.get('reduce_zero_label'):
+        labels = np.where((labels == 0) | (labels == 255), 255, labels - 1)
+    mapped = labels.copy()
+    for old, new in (info.get('label_map') or {}).items():
+        mapped[labels == old] = new
+    return mapped
+
+
+def _loaded_size(path: str, backend_args: dict | None) -> tuple[int, int]:
+    """Width and height that an image will have once loaded, from its header."""
+    with get_local_path(path, backend_args) as local, Image.open(local) as image:
+        # mmcv turns photographs upright, as their EXIF header says
+        sideways = image.getexif().get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
+        return image.size[::-1] if sideways else image.size
+
+
+def check_pair(
+    dataset: BaseDataset, info: dict, with_labels: bool = True
+) -> tuple[np.ndarray | None, list[Problem]]:
+    """One image and its mask.
+
+    Args:
+        dataset (BaseDataset): The dataset.
+        info (dict): Its ``data_info`` of the image.
+        with_labels (bool): Whether to read the mask; False checks the headers only.
+
+    Returns:
+        tuple[np.ndarray | None, list[Problem]]: Pixels per label in training, shape (256,), int64,
+        or None if the mask was not read; and what is wrong with the pair. Missing files are left
+        to :func:`check_files`.
+    """
+    backend_args = getattr(dataset, 'backend_args', None)
+    image_path, mask_path = info['img_path'], info.get('seg_map_path')
+    image_size = None
+    if any(isinstance(step, LoadImageFromFile) for step in dataset.pipeline.transforms):
+        try:
+            image_size = _loaded_size(image_path, backend_args)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            return None, [Problem(image_path, f'image cannot be read: {error}')]
+    if mask_path is None or not _masks_are_read(dataset):
+        return None, []
+    try:
+        with get_local_path(mask_path, backend_args) as local, Image.open(local) as mask:
+            if mask.mode not in INDEX_MODES:
+                return None, [Problem(
+                    mask_path, f"mask is of mode '{mask.mode}', not an 8-bit image of class indices"
+                    ' with one channel')]
+            if image_size is not None and mask.size != image_size:
+                return None, [Problem(
+                    mask_path, f'mask is {mask.size[0]}x{mask.size[1]}, but its image '
+                    f'{image_size[0]}x{image_size[1]}')]
+            if not with_labels:
+                return None, []
+            in_file = np.bincount(np.asarray(mask, np.uint8).ravel(), minlength=256)
+    except FileNotFoundError:
+        return None, []
+    except OSError as error:
+        return None, [Problem(mask_path, f'mask cannot be read: {error}')]
+
+    labels = _training_labels(info)
+    counts = np.zeros(256, np.int64)
+    np.add.at(counts, labels, in_file)
+    num_classes = len(dataset.metainfo.get('classes', ()))
+    bad = np.flatnonzero((in_file > 0) & (labels >= num_classes) & (labels != dataset.ignore_index))
+    if num_classes and len(bad):
+        return counts, [Problem(
+            mask_path, f'labels {", ".join(map(str, bad))} are neither one of the {num_classes} '
+            'classes nor ignored')]
+    return counts, []
+
+
+def check_dataset(
+    dataset: BaseDataset, name: str, workers: int = 1, progress: Callable[[], None] = lambda: None
+) -> Report:
+    """Read every mask and every image's header of a dataset without wrappers.
+
+    Args:
+        dataset (BaseDataset): The dataset.
+        name (str): Its name in the report.
+        workers (int): Number of threads.
+        progress (Callable): Called once per image.
+
+    Returns:
+        Report: Statistics and bad files.
+    """
+    classes = tuple(dataset.metainfo.get('classes', ()))
+    report = Report(name, classes, len(dataset), np.zeros(len(classes), np.int64),
+                    problems=check_files(dataset, name))
+
+    def check(index: int) -> tuple[np.ndarray | None, list[Problem]]:
+        return check_pair(dataset, dataset.get_data_info(index))
+
+    with ThreadPoolExecutor(workers) as pool:
+        for counts, problems in pool.map(check, range(len(dataset))):
+            if counts is not None:
+                report.pixels += counts[:len(classes)]
+                report.ignored += int(counts[getattr(dataset, 'ignore_index', 255)])
+            report.problems += problems
+            progress()
+    return report
+
+
+def quick_check(
+    train, val=None, model: dict | None = None
+) -> tuple[list[Problem], list[str]]:
+    """Everything that takes seconds: lists, missing files, overlaps, and each first pair.
+
+    Args:
+        train: Training dataset, with or without wrappers.
+        val: Validation dataset, if any.
+        model (dict, optional): Config of the model.
+
+    Returns:
+        tuple[list[Problem], list[str]]: What is wrong, and remarks.
+    """
+    train_parts = leaf_datasets(train, 'train')
+    val_parts = {} if val is None else leaf_datasets(val, 'val')
+    parts = {**train_parts, **val_parts}
+    problems, remarks = check_overlaps(train_parts, val_parts)
+    problems += check_num_classes(parts, model)
+    for name, dataset in parts.items():
+        problems += check_files(dataset, name)
+        if len(dataset):
+            problems += check_pair(dataset, dataset.get_data_info(0))[1]
+    return problems, remarks

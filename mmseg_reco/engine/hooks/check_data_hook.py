@@ -1,0 +1,55 @@
+# Licensed under the Apache License, Version 2.0.
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+
+from mmseg_reco.datasets.checks import Problem, quick_check
+from mmseg_reco.datasets.samplers import MultiSourceSampler
+
+
+@HOOKS.register_module()
+class CheckDataHook(Hook):
+    """Refuse bad data before the first iteration, naming the files.
+
+    Checks what takes seconds: lists, missing files, images that are in training and validation,
+    the number of classes, the first image and mask of each dataset, the size of the batch.
+    ``tools/check_data.py`` checks every mask. All ranks check, so that all of them stop.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the data of training and validation.
+
+        Raises:
+            ValueError: If anything is wrong with them.
+        """
+        loader = runner.train_dataloader
+        val_loop = runner.val_loop
+        problems, remarks = quick_check(
+            loader.dataset,
+            None if val_loop is None else val_loop.dataloader.dataset,
+            runner.cfg.get('model'))
+        problems += _batch_problems(loader)
+        for remark in remarks:
+            runner.logger.warning(remark)
+        if problems:
+            raise ValueError(describe(problems))
+
+
+def _batch_problems(loader) -> list[Problem]:
+    sampler = loader.sampler
+    batch_size = getattr(loader.batch_sampler, 'batch_size', None)
+    if not isinstance(sampler, MultiSourceSampler) or sampler.batch_size == batch_size:
+        return []
+    return [Problem('train_dataloader', f'batch_size is {batch_size}, but that of its '
+                    f'MultiSourceSampler {sampler.batch_size}: make them equal')]
+
+
+def describe(problems: list[Problem], shown: int = 10) -> str:
+    """The message for a list of problems, cut after the first few."""
+    lines = [f'  {file}: {text}' for file, text in problems[:shown]]
+    if len(problems) > shown:
+        lines.append(f'  and {len(problems) - shown} more')
+    return '\n'.join([
+        f'The data have {len(problems)} problems:' if len(problems) > 1 else
+        'The data have a problem:', *lines,
+        'tools/check_data.py CONFIG checks every mask and lists all of them.'])

@@ -1,0 +1,242 @@
+# Licensed under the Apache License, Version 2.0.
+import logging
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from mmseg_reco.datasets import MultiSourceSampler
+from mmseg_reco.datasets.checks import (
+    check_dataset,
+    check_files,
+    check_num_classes,
+    check_overlaps,
+    check_pair,
+    leaf_datasets,
+    quick_check,
+)
+from mmseg_reco.engine.hooks.check_data_hook import CheckDataHook, describe
+
+PIPELINE = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs')]
+CLASSES = ('road', 'tree', 'car')
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmseg')
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Four good pairs, a-d: 6x4 pixels, mask values 0-2 and 255."""
+    for folder in ('images', 'masks'):
+        (tmp_path / folder).mkdir()
+    for number, name in enumerate('abcd'):
+        mask = np.full((4, 6), 255, np.uint8)
+        mask[0, :2], mask[1, :4], mask[2, :number] = 0, 1, 2
+        Image.fromarray(mask).save(tmp_path / 'masks' / f'{name}.png')
+        Image.new('RGB', (6, 4)).save(tmp_path / 'images' / f'{name}.jpg')
+    return tmp_path
+
+
+def config_of(root, names=None, **more):
+    config = dict(type='BaseSegDataset', data_root=str(root), metainfo=dict(classes=CLASSES),
+                  data_prefix=dict(img_path='images', seg_map_path='masks'), pipeline=PIPELINE)
+    if names is not None:
+        (root / f'{names}.txt').write_text('\n'.join(names))
+        config['ann_file'] = f'{names}.txt'
+    return {**config, **more}
+
+
+def build(*arguments, **more):
+    return DATASETS.build(config_of(*arguments, **more))
+
+
+def semi(root, labeled='ab', unlabeled='cd'):
+    for names in (labeled, unlabeled):
+        (root / f'{names}.txt').write_text('\n'.join(names))
+    return DATASETS.build(dict(
+        type='LabeledUnlabeledDataset', dataset=config_of(root),
+        labeled=f'{labeled}.txt', unlabeled=f'{unlabeled}.txt'))
+
+
+def texts(problems):
+    return [text for _, text in problems]
+
+
+def test_good_data_and_their_statistics(root):
+    report = check_dataset(build(root), 'train', workers=2)
+    assert report.problems == [] and report.num_images == 4
+    assert report.pixels.tolist() == [8, 16, 6] and report.ignored == 4 * 24 - 30
+    assert report.absent == []
+    assert check_dataset(build(root, 'a'), 'train').absent == ['car']
+    assert quick_check(build(root, 'ab'), build(root, 'cd')) == ([], [])
+
+
+@pytest.mark.parametrize(('change', 'text'), [
+    (lambda mask: mask.resize((6, 5)), 'mask is 6x5, but its image 6x4'),
+    (lambda mask: mask.convert('RGB'), "mode 'RGB'"),
+    (lambda mask: Image.fromarray(np.asarray(mask).astype(np.uint16)), "mode 'I;16'"),
+    (lambda mask: mask.convert('LA'), "mode 'LA'"),
+    (lambda mask: mask.point(lambda value: 3 if value == 2 else value), 'labels 3 are neither'),
+])
+def test_bad_masks(root, change, text):
+    path = root / 'masks' / 'd.png'
+    change(Image.open(path)).save(path)
+    problems = check_dataset(build(root), 'train').problems
+    assert [problem.file for problem in problems] == [str(path)] and text in problems[0].text
+    # the quick check looks at each first pair
+    assert quick_check(build(root, 'dabc'))[0] == problems
+
+
+def test_float_mask(root):
+    Image.fromarray(np.zeros((4, 6), np.float32)).save(root / 'masks' / 'a.tiff')
+    data = build(root, 'a', seg_map_suffix='.tiff')
+    assert "mode 'F'" in check_dataset(data, 'train').problems[0].text
+
+
+def test_unreadable_files(root):
+    (root / 'masks' / 'b.png').write_bytes((root / 'masks' / 'b.png').read_bytes()[:40])
+    (root / 'images' / 'c.jpg').write_bytes(b'no image')
+    problems = check_dataset(build(root), 'train').problems
+    assert [(file[-5:], text.split(':')[0]) for file, text in problems] == [
+        ('b.png', 'mask cannot be read'), ('c.jpg', 'image cannot be read')]
+
+
+def test_missing_files(root):
+    (root / 'images' / 'b.jpg').unlink()
+    (root / 'masks' / 'c.png').unlink()
+    data = build(root, 'abcd')
+    assert [(file[-5:], text) for file, text in check_dataset(data, 'train').problems] == [
+        ('b.jpg', 'image is missing'), ('c.png', 'mask is missing')]
+    elsewhere = build(root, 'ab', data_prefix=dict(img_path='images', seg_map_path='nowhere'))
+    assert texts(check_files(elsewhere, 'x')) == ['image is missing', *['mask is missing'] * 2]
+    none = build(root, 'a', data_prefix=dict(img_path='images'))
+    assert 'no data_prefix.seg_map_path' in check_files(none, 'x')[0].text
+
+
+def test_empty_and_duplicate_lists(root):
+    (problem,) = check_files(build(root, '', serialize_data=False, ann_file='.txt'), 'train')
+    assert problem == (str(root / '.txt'), 'train holds no image')
+    (problem,) = check_files(build(root, 'abab'[:3]), 'train')
+    assert problem.file.endswith('a.jpg') and 'listed 2 times' in problem.text
+
+
+def test_labels_are_judged_after_mapping(root):
+    """With reduce_zero_label the values 0-2 become ignored, 0, 1; with two of the classes named,
+    the third is ignored."""
+    reduced = check_dataset(build(root, reduce_zero_label=True), 'train')
+    assert reduced.problems == [] and reduced.pixels.tolist() == [16, 6, 0]
+
+    voc = dict(type='PascalVOCDataset', metainfo=dict(classes=('bicycle', 'aeroplane')))
+    mapped = check_dataset(build(root, 'abcd', **voc), 'train')
+    assert mapped.problems == [] and mapped.pixels.tolist() == [6, 16]
+
+    void = np.asarray(Image.open(root / 'masks' / 'a.png')).copy()
+    void[void == 255] = 11
+    Image.fromarray(void).save(root / 'masks' / 'a.png')
+    camvid = check_dataset(build(root, 'a', type='CamVidDataset', metainfo=None), 'train')
+    assert camvid.problems == [] and camvid.ignored == 18
+    assert texts(check_dataset(build(root, 'a'), 'train').problems) == [
+        'labels 11 are neither one of the 3 classes nor ignored']
+
+
+def test_counts_agree_with_the_loader(root):
+    for kind in (dict(), dict(reduce_zero_label=True),
+                 dict(type='CamVidDataset', metainfo=dict(classes=('pole', 'sky')))):
+        data = build(root, **kind)
+        for index in range(4):
+            counts, _ = check_pair(data, data.get_data_info(index))
+            loaded = data[index]['data_samples'].gt_sem_seg.data.numpy()
+            np.testing.assert_array_equal(counts, np.bincount(loaded.ravel(), minlength=256))
+
+
+def test_photograph_turned_upright(root):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new('RGB', (4, 6)).save(root / 'images' / 'a.jpg', exif=exif)
+    data = build(root, 'a')
+    assert data[0]['inputs'].shape == (3, 4, 6)  # as mmcv loads it
+    assert check_dataset(data, 'train').problems == []
+
+
+def test_overlaps(root):
+    train, val = semi(root, 'ab', 'bcd'), build(root, 'ad')
+    parts = leaf_datasets(train, 'train')
+    assert list(parts) == ['train.labeled', 'train.unlabeled']
+    problems, remarks = check_overlaps(parts, leaf_datasets(val, 'val'))
+    assert [(file[-5:], text) for file, text in problems] == [
+        ('a.jpg', 'in train.labeled and in val')]
+    assert remarks == ['1 images without labels of train.unlabeled are in val too.',
+                       '1 images of train.labeled are in train.unlabeled too.']
+    assert check_overlaps(leaf_datasets(build(root, 'ab'), 'train'), {}) == ([], [])
+
+
+def test_hidden_masks_may_be_missing_but_not_wrong(root):
+    (root / 'masks' / 'c.png').unlink()
+    mask = root / 'masks' / 'd.png'
+    Image.open(mask).resize((3, 3)).save(mask)
+    unlabeled = semi(root).datasets[1]
+    assert texts(check_dataset(unlabeled, 'u').problems) == ['mask is 3x3, but its image 6x4']
+
+
+def test_wrappers(root):
+    stock = config_of(root)
+    data = DATASETS.build(dict(type='PartialLabelDataset', level='p0', dataset=dict(
+        type='RepeatDataset', times=3,
+        dataset=dict(type='ConcatDataset', datasets=[stock, stock]))))
+    parts = leaf_datasets(data, 'train')
+    assert list(parts) == ['train.0', 'train.1']
+    assert all(check_dataset(part, name).num_images == 4 for name, part in parts.items())
+
+
+def test_num_classes(root):
+    parts = dict(train=build(root))
+    for model in (dict(decode_head=dict(num_classes=19)), dict(segmentor=dict(
+            decode_head=[dict(num_classes=19), dict(num_classes=19)]))):
+        assert '3 classes' in check_num_classes(parts, model)[0].text
+    for model in (None, dict(decode_head=dict(num_classes=3)), dict(backbone=dict())):
+        assert check_num_classes(parts, model) == []
+
+
+def test_quick_check_of_a_large_dataset(root):
+    """A hundred thousand names, of which all files but the first are missing."""
+    (root / 'long.txt').write_text('\n'.join(['a', *map(str, range(100_000))]))
+    data = build(root, ann_file='long.txt')
+    start = time.perf_counter()
+    problems, _ = quick_check(data)
+    assert time.perf_counter() - start < 30  # about 3 s
+    assert len(problems) == 200_000
+
+
+class TestHook:
+    def runner(self, train, val=None, sampler=None):
+        loader = DataLoader(train, 4, sampler=sampler)
+        val_loop = None if val is None else SimpleNamespace(dataloader=DataLoader(val))
+        return SimpleNamespace(train_dataloader=loader, val_loop=val_loop, cfg={},
+                               logger=logging.getLogger('test'))
+
+    def test_good_data(self, root, caplog):
+        train = semi(root, 'ab', 'bcd')
+        sampler = MultiSourceSampler(train, 4, [1, 1])
+        CheckDataHook().before_train(self.runner(train, sampler=sampler))
+        assert 'train.labeled are in train.unlabeled' in caplog.text
+
+    def test_names_what_is_wrong(self, root):
+        with pytest.raises(ValueError, match=r'a\.jpg: in train and in val'):
+            CheckDataHook().before_train(self.runner(build(root, 'ab'), build(root, 'a')))
+        train = semi(root)
+        with pytest.raises(ValueError, match='batch_size is 4.*MultiSourceSampler 8'):
+            CheckDataHook().before_train(
+                self.runner(train, sampler=MultiSourceSampler(train, 8, [1, 1])))
+
+    def test_long_lists_are_cut(self):
+        message = describe([(str(number), 'bad') for number in range(30)])
+        assert 'have 30 problems' in message and 'and 20 more' in message
+        assert message.count(': bad') == 10
