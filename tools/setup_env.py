@@ -138,8 +138,8 @@ def conda_is_base() -> bool:
 def check_python_version() -> None:
     if not (3, 10) <= sys.version_info[:2] <= (3, 12):
         stop(
-            f'This is Python {platform.python_version()}; mmcv 2.1 works with 3.10 to 3.12. Install '
-            'one of these and name it, for example: make demo PYTHON=python3.11'
+            f'This is Python {platform.python_version()}; mmcv 2.1 works with 3.10 to 3.12. '
+            'Install one of these and name it, for example: make demo PYTHON=python3.11'
         )
 
 
@@ -199,11 +199,10 @@ class Installer:
         """Mend what :func:`find_problems` found."""
         say('Missing: ' + ', '.join(problems))
         if self.run('-m', 'pip', '--version', quiet=True):
-            stop(
-                f'{self.python} has no pip. Delete {VENV} if that is where it lies, and try again.'
-            )
+            stop(f'{self.python} has no pip. Delete {VENV} if it lies there, and try again.')
         special = {name: self.named(problems, name) for name in ('torch', 'mmcv')}
-        self.pip('the build tools', 'setuptools>=77,<81', 'wheel', 'ninja', 'packaging')
+        if set(problems) != {'mmseg_reco'}:
+            self.pip('the build tools', 'setuptools>=77,<81', 'wheel', 'ninja', 'packaging')
         if special['torch']:
             self.install_torch(problems[special['torch']])
         plain = [n for n in problems if n not in (*special.values(), 'cv2', 'mmseg_reco')]
@@ -230,12 +229,13 @@ class Installer:
 
     def pip(self, what: str, *args: str, required: bool = True) -> bool:
         """Run ``pip install``; without success, stop if it is required."""
-        say(f'Installing {what}: pip install {" ".join(args)}')
+        otherwise = '' if required else ' (if there is none, another way follows)'
+        say(f'Installing {what}{otherwise}: pip install {" ".join(args)}')
         done = self.run('-m', 'pip', 'install', *args) == 0
         if required and not done:
             stop(
-                f'pip could not install {what}; its reason stands above. Without a network, put the '
-                'wheels into a folder and set PIP_FIND_LINKS to it.'
+                f'pip could not install {what}; its reason stands above. Without a network, put '
+                'the wheels into a folder and set PIP_FIND_LINKS to it.'
             )
         return done
 
@@ -250,8 +250,8 @@ class Installer:
         """Install the tested torch, its CPU build where there is no GPU; never replace one."""
         if 'ModuleNotFoundError' not in reason and 'PackageNotFoundError' not in reason:
             stop(
-                f'The torch that is installed does not fit ({reason}; {TORCH_MIN} is needed). It is '
-                'left alone: replace it yourself, or run this outside its environment.'
+                f'The torch that is installed does not fit ({reason}; {TORCH_MIN} is needed). It '
+                'is left alone: replace it yourself, or run this outside its environment.'
             )
         if sys.platform == 'linux' and shutil.which('nvidia-smi') is None:
             cpu = f'{TORCH}+cpu'
@@ -338,9 +338,7 @@ class Installer:
 
     def install_headless_opencv(self) -> None:
         """Replace an OpenCV that needs the display libraries (libGL) of a desktop."""
-        say(
-            'OpenCV does not load (it needs libGL, say), so the build without windows is installed.'
-        )
+        say('OpenCV does not load here (no libGL, say): taking the build without windows.')
         self.run('-m', 'pip', 'uninstall', '-y', '-q', 'opencv-python', 'opencv-python-headless')
         self.pip('OpenCV', 'opencv-python-headless')
 
