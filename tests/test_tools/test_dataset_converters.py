@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmseg.datasets.transforms import LoadAnnotations  # noqa: F401, registers it
+from mmseg.registry import TRANSFORMS
 from PIL import Image
 from scipy.io import savemat
 
@@ -69,6 +71,33 @@ class TestPartialLabels:
                     rng = image_rng(seed, name[-1])
                     np.testing.assert_array_equal(written, sparsify(complete, level, rng))
         assert files_of(masks) == before
+
+    @pytest.mark.parametrize(
+        'void, labels',
+        [
+            (255, dict(reduce_zero_label=False)),
+            (0, dict(reduce_zero_label=True)),  # as SUN RGB-D
+            (4, dict(reduce_zero_label=False, label_map={4: 255})),  # as CamVid
+        ],
+    )
+    def test_equals_the_transform(self, convert, masks, tmp_path, void, labels):
+        out = tmp_path / 'out'
+        for path in masks.rglob('*.png'):  # one void label per dataset
+            stored = np.array(Image.open(path))
+            stored[stored == 255] = void
+            write_image(path, stored)
+        arguments = masks, out, '--levels', 'p5', '--seeds', 3, '--ignore-index', void
+        convert('partial_labels', *arguments)
+        load = TRANSFORMS.build(dict(type='LoadAnnotations'))
+        sparsify_labels = TRANSFORMS.build(dict(type='SparsifyLabels', level='p5', seed=3))
+        for name in ('a', 'b', 'sub/f'):
+            on_the_fly = sparsify_labels(
+                load(dict(seg_map_path=str(masks / f'{name}.png'), seg_fields=[], **labels))
+            )
+            written = load(
+                dict(seg_map_path=str(out / f'p5_3/{name}.png'), seg_fields=[], **labels)
+            )
+            np.testing.assert_array_equal(written['gt_seg_map'], on_the_fly['gt_seg_map'])
 
     def test_any_number_of_workers(self, convert, masks, tmp_path):
         """As a user starts it: two processes give what one gives."""
