@@ -394,13 +394,13 @@ def _cow(
 # Painter, size at the front of the scene (in painted pixels), most of them in a scene, and the
 # range of nearness in which they stand; buses and cars keep to a road that runs across the scene.
 _OBJECTS: dict[int, tuple[Callable, float, int, float, float]] = {
-    HOUSE: (_house, 105.0, 2, 0.05, 0.55),
-    TREE: (_tree, 105.0, 2, 0.05, 0.8),
-    PINE: (_pine, 110.0, 2, 0.05, 0.8),
-    CAR: (_car, 78.0, 2, 0.2, 0.95),
-    BUS: (_bus, 112.0, 2, 0.15, 0.9),
-    SHEEP: (_sheep, 50.0, 2, 0.25, 1.0),
-    COW: (_cow, 56.0, 2, 0.25, 1.0),
+    HOUSE: (_house, 115.0, 2, 0.05, 0.55),
+    TREE: (_tree, 115.0, 2, 0.05, 0.8),
+    PINE: (_pine, 120.0, 2, 0.05, 0.8),
+    CAR: (_car, 96.0, 2, 0.2, 0.95),
+    BUS: (_bus, 132.0, 2, 0.15, 0.9),
+    SHEEP: (_sheep, 68.0, 2, 0.25, 1.0),
+    COW: (_cow, 76.0, 2, 0.25, 1.0),
 }
 
 

@@ -1,15 +1,15 @@
 # Licensed under the Apache License, Version 2.0.
-# The procedural scenes that tools/demo.py writes: 240 for training, 60 for validation, 96x128.
+# The procedural scenes that tools/demo.py draws: 240 for training, 60 for validation, 96x128.
 dataset_type = 'DemoSceneDataset'
-data_root = 'demo_output/data'
+data_root = '{{$DEMO_DATA_ROOT:demo_output/data}}'
 crop_size = (96, 128)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='RandomResize', scale=(128, 96), ratio_range=(0.5, 1.5), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size),
+    dict(type='RandomRescaleCrop', crop_size=crop_size, ratio_range=(0.5, 1.5)),
+    dict(type='RandomColorJitter'),
+    dict(type='RandomGaussianBlur'),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
@@ -25,9 +25,7 @@ train_dataloader = dict(
         type=dataset_type,
         data_root=data_root,
         data_prefix=dict(img_path='images/train', seg_map_path='labels/train'),
-        pipeline=train_pipeline,
-    ),
-)
+        pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=10,
     num_workers=0,
@@ -36,9 +34,5 @@ val_dataloader = dict(
         type=dataset_type,
         data_root=data_root,
         data_prefix=dict(img_path='images/val', seg_map_path='labels/val'),
-        pipeline=test_pipeline,
-    ),
-)
+        pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
