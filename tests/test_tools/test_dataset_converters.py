@@ -383,7 +383,8 @@ class TestSUNRGBD:
             convert('sunrgbd', root, '--out', tmp_path / 'out')
         labels.unlink()
         with pytest.raises(SystemExit, match='img-005052.png is missing'):
-            convert('sunrgbd', root, '--out', tmp_path / 'out')
+            convert('sunrgbd', root, '--out', tmp_path / 'other')
+        assert not (tmp_path / 'other').exists()
 
 
 class TestCamVid:

@@ -83,6 +83,14 @@ def main() -> None:
         'test': {number: test[number] for number in kept},
     }
     label_dir = args.root / 'sunrgbd_train_test_labels'
+    # all at once and first: in archives that were renamed already, some numbers do have a mask
+    for number in sorted({**parts['train'], **parts['test']}):
+        mask_path = label_dir / f'img-{number:06d}.png'
+        if not mask_path.is_file():
+            raise FileNotFoundError(
+                f'The mask {mask_path} is missing: {args.root} must hold the three archives as '
+                'unpacked, with no file renamed.'
+            )
     for part, images in parts.items():
         tasks = [(number, images[number], part) for number in sorted(images)]
         process(partial(convert, label_dir=label_dir, out=args.out), tasks, args.workers)
