@@ -1,10 +1,10 @@
 # Licensed under the Apache License, Version 2.0.
 """Random parameters of an augmentation, drawn on the host.
 
-Host numbers decide which image is touched and how, so nothing is ever read back from the device, an
-image that is not chosen costs nothing, and the same seed gives the same augmentation on every
-device. A generator, where one is given, must be a CPU generator; else PyTorch's default CPU generator
-is used (``torch.manual_seed``).
+Host numbers decide which image is touched and how, so nothing is ever read back from the device,
+an image that is not chosen costs nothing, and the same seed gives the same augmentation on every
+device. A generator, where one is given, must be a CPU generator; else PyTorch's default CPU
+generator is used (``torch.manual_seed``).
 """
 
 import torch

@@ -66,7 +66,9 @@ def random_half_of_classes(labels: Tensor, generator: Generator | None = None) -
     """
     keys = torch.rand(len(labels), 256, generator=generator)
     keys = keys.to(labels.device, non_blocking=True)
-    present = torch.zeros_like(keys, dtype=torch.bool).scatter_(1, labels.flatten(1), True)
+    present = torch.zeros_like(keys, dtype=torch.bool)
+    for table, label in zip(present, labels, strict=True):
+        table.index_fill_(0, label.flatten(), True)
     present[:, IGNORE_INDEX] = False
     # Absent classes rank behind all present ones.
     rank = (keys + ~present).argsort(dim=1).argsort(dim=1)
@@ -75,14 +77,17 @@ def random_half_of_classes(labels: Tensor, generator: Generator | None = None) -
 
 def class_mix(batch: PseudoBatch, kept: Tensor) -> PseudoBatch:
     """Pixels of the classes in ``kept`` ((B, 256) bool) from image i, the others from i + 1."""
-    keep = kept.to(torch.int64).gather(1, batch.labels.flatten(1)).view_as(batch.labels)
-    images, labels, confidence = (x.roll(-1, dims=0) for x in batch)
-    # Exact at weights 0 and 1, and on CPU many times quicker than where.
-    return PseudoBatch(
-        images.lerp_(batch.images, keep[:, None].to(images.dtype)),
-        labels.addcmul_(batch.labels - labels, keep),
-        confidence.lerp_(batch.confidence, keep.to(confidence.dtype)),
-    )
+    out = PseudoBatch(*(torch.empty_like(x) for x in batch))
+    for i, table in enumerate(kept.to(batch.images.dtype)):
+        (image, label, confidence), following = (
+            [x[k] for x in batch] for k in (i, (i + 1) % len(kept))
+        )
+        # 1 or 0; with such weights lerp is exact, and on CPU many times quicker than where.
+        keep = table.index_select(0, label.flatten()).view_as(label)
+        torch.lerp(following[0], image, keep, out=out.images[i])
+        torch.addcmul(following[1], label - following[1], keep.to(label.dtype), out=out.labels[i])
+        torch.lerp(following[2], confidence, keep.to(confidence.dtype), out=out.confidence[i])
+    return out
 
 
 @TASK_UTILS.register_module()

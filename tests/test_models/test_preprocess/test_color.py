@@ -1,0 +1,160 @@
+# Licensed under the Apache License, Version 2.0.
+"""Colour against colorsys and PIL, blur against SciPy, one image at a time."""
+
+import colorsys
+
+import numpy as np
+import pytest
+import torch
+from mmseg.registry import TASK_UTILS
+from PIL import Image, ImageEnhance
+from scipy.ndimage import gaussian_filter
+
+from mmseg_reco.models.preprocess import BatchColorJitter, BatchGaussianBlur, PseudoBatch
+from mmseg_reco.models.preprocess.color import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    gaussian_blur,
+)
+
+
+def make_image(size=(17, 23), seed=0):
+    return torch.rand(3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def make_batch(num, size=(12, 15), dtype=torch.float32):
+    images = torch.stack([make_image(size, seed) for seed in range(num)]).to(dtype)
+    return PseudoBatch(images, torch.zeros(num, *size).long(), torch.ones(num, *size))
+
+
+@pytest.mark.parametrize('factor', [0.0, 0.75, 1.0, 1.25, 2.0])
+@pytest.mark.parametrize(
+    'adjust, enhance',
+    [
+        (adjust_brightness, ImageEnhance.Brightness),
+        (adjust_contrast, ImageEnhance.Contrast),
+        (adjust_saturation, ImageEnhance.Color),
+    ],
+)
+def test_adjustments_match_pil(adjust, enhance, factor):
+    image = (make_image() * 255).round()
+    pil = Image.fromarray(image.permute(1, 2, 0).byte().numpy())
+    expected = torch.from_numpy(np.array(enhance(pil).enhance(factor))).permute(2, 0, 1)
+    # PIL rounds the grey and the result to whole numbers.
+    assert (adjust(image / 255, factor) * 255 - expected).abs().max() < 1 + factor
+
+
+@pytest.mark.parametrize('shift', [*np.linspace(-0.5, 0.5, 13), 0.25, -0.25, 0.1, 1 / 3])
+def test_hue_matches_colorsys(shift):
+    image = make_image((11, 12))
+    image[:, 0] = image[:1, 0]  # grey
+    image[:, 1, :6] = torch.eye(2).repeat(2, 3)[:3]  # corners of the cube
+    image[:, 2, :4] = 0
+    image[:2, 3] = image[:1, 3]  # two channels equal
+    image[1:, 4] = image[1:2, 4]
+    out = adjust_hue(image, float(shift))
+    for pixel, result in zip(image.flatten(1).T, out.flatten(1).T, strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*pixel.tolist())
+        expected = colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value)
+        assert result.tolist() == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize('sigma', [0.15, 0.5, 0.9, 1.15])
+@pytest.mark.parametrize('size', [(4, 4), (20, 33)])
+def test_blur_matches_scipy(sigma, size):
+    image = make_image(size)
+    expected = gaussian_filter(image.double().numpy(), sigma, mode='mirror', radius=3, axes=(1, 2))
+    np.testing.assert_allclose(gaussian_blur(image, sigma, 3).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('augment, share', [(BatchColorJitter(), 0.8), (BatchGaussianBlur(), 0.5)])
+def test_each_image_decides_for_itself(augment, share):
+    batch = make_batch(400)
+    out = augment(batch, torch.Generator().manual_seed(0))
+    assert out.labels is batch.labels and out.confidence is batch.confidence
+    changed = (out.images != batch.images).flatten(1).any(dim=1)
+    assert abs(changed.float().mean().item() - share) < 0.08
+    assert out.images.min() >= 0 and out.images.max() <= 1
+    size = (out.images - batch.images).abs().flatten(1).mean(dim=1)[changed]
+    assert size.std() > 0.2 * size.mean()
+
+
+def test_jitter_factors_are_uniform_and_orders_vary():
+    """A flat image shows the brightness factor; two adjustments that clip show the order."""
+    images = torch.full((600, 3, 2, 2), 0.5)
+    batch = PseudoBatch(images, torch.zeros(600, 2, 2).long(), torch.ones(600, 2, 2))
+    only = dict(contrast=(1, 1), saturation=(1, 1), hue=(0, 0))
+    jitter = BatchColorJitter(prob=1, brightness=(0.5, 1.5), **only)
+    factor = 2 * jitter(batch, torch.Generator().manual_seed(0)).images[:, 0, 0, 0]
+    assert factor.min() > 0.499 and factor.max() < 1.501
+    assert abs(factor.mean().item() - 1) < 0.05
+    assert abs(factor.std().item() - 1 / 12**0.5) < 0.03
+
+    images[:, :, 0], images[:, :, 1] = 0.4, 0.1
+    fixed = BatchColorJitter(1, (3, 3), (0.5, 0.5), (1, 1), (0, 0))
+    out = fixed(batch, torch.Generator().manual_seed(0)).images[:, 0, 0, 0]
+    first_bright = adjust_contrast(adjust_brightness(images[0], 3), 0.5)[0, 0, 0]
+    first_contrast = adjust_brightness(adjust_contrast(images[0], 0.5), 3)[0, 0, 0]
+    close = [(out - x).abs() < 1e-5 for x in (first_bright, first_contrast)]
+    assert (close[0] ^ close[1]).all()
+    assert abs(close[0].float().mean().item() - 0.5) < 0.1
+
+
+@pytest.mark.parametrize('augment', [BatchColorJitter(prob=1), BatchGaussianBlur(prob=1)])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64])
+def test_dtype_is_kept(augment, dtype):
+    batch = make_batch(3, dtype=dtype)
+    out, expected = (
+        augment(b, torch.Generator().manual_seed(0)).images
+        for b in (batch, batch._replace(images=batch.images.float()))
+    )
+    assert out.dtype == dtype
+    assert (out.float() - expected).abs().max() <= (1e-6 if dtype == torch.float64 else 2**-8)
+
+
+@pytest.mark.parametrize('augment', [BatchColorJitter(), BatchGaussianBlur()])
+def test_a_seed_decides_and_the_input_stays(augment):
+    batch = make_batch(6)
+    kept = batch.images.clone()
+    first, second, other = (
+        augment(batch, torch.Generator().manual_seed(seed)).images for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(batch.images, kept)
+
+
+@pytest.mark.parametrize(
+    'cfg, name',
+    [
+        (dict(type='BatchColorJitter', prob=-0.1), 'prob'),
+        (dict(type='BatchColorJitter', hue=(-0.6, 0.1)), 'hue'),
+        (dict(type='BatchColorJitter', contrast=(1.2, 0.8)), 'contrast'),
+        (dict(type='BatchGaussianBlur', sigma=(0, 1)), 'sigma'),
+    ],
+)
+def test_arguments_are_refused_by_name(cfg, name):
+    with pytest.raises(ValueError, match=name):
+        TASK_UTILS.build(cfg)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_whole_chain_on_cuda_without_synchronisation():
+    types = ('BatchRescaleCrop', 'CutOut', 'CutMix', 'ClassMix', 'BatchColorJitter')
+    chain = [TASK_UTILS.build(dict(type=t)) for t in (*types, 'BatchGaussianBlur', 'BatchFlip')]
+    host = make_batch(4, (33, 45))
+    device = PseudoBatch(*(x.cuda() for x in host))
+    torch.cuda.synchronize()
+    for augment in chain:
+        host = augment(host, torch.Generator().manual_seed(0))
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        for augment in chain:
+            device = augment(device, torch.Generator().manual_seed(0))
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    for a, b in zip(device, host, strict=True):
+        torch.testing.assert_close(a.cpu(), b, atol=1e-5, rtol=0)
