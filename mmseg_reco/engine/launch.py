@@ -81,7 +81,8 @@ def _say(message: str) -> None:
 def use_safe_checkpoints(cfg: Config) -> None:
     """Save through SafeCheckpointHook wherever the config asks for mmengine's CheckpointHook."""
     cfg.setdefault('default_hooks', {})
-    hook = cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
+    cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
+    hook = cfg.default_hooks.checkpoint
     if hook is not None and hook['type'] in ('CheckpointHook', CheckpointHook):
         hook['type'] = 'SafeCheckpointHook'
 

@@ -1,6 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
 import os.path as osp
-from typing import Optional
 
 import mmengine
 import torch
@@ -51,7 +50,7 @@ class ClassRelationHook(Hook):
     """
 
     def __init__(self) -> None:
-        self.average: Optional[RelationAverage] = None
+        self.average: RelationAverage | None = None
 
     def _loss(self, runner: Runner) -> ReCoLoss:
         for module in runner.model.modules():
@@ -66,8 +65,8 @@ class ClassRelationHook(Hook):
     def after_train_iter(self,
                          runner: Runner,
                          batch_idx: int,
-                         data_batch: Optional[dict] = None,
-                         outputs: Optional[dict] = None) -> None:
+                         data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
         """Add this step's graph, on the device."""
         loss = self._loss(runner)
         if self.average is None:

@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-from typing import Optional
 
 import torch
 import torch.nn as nn
@@ -38,13 +37,13 @@ def update_teacher(student: nn.Module,
         buffers (str): BN statistics and other buffers: 'average' moves floating-point ones like
             parameters and copies the others, 'copy' copies all, 'skip' leaves all.
     """
-    averaged = list(zip(teacher.parameters(), student.parameters()))
-    for target, source in zip(teacher.buffers(), student.buffers()):
+    averaged = list(zip(teacher.parameters(), student.parameters(), strict=True))
+    for target, source in zip(teacher.buffers(), student.buffers(), strict=True):
         if buffers == 'average' and target.is_floating_point():
             averaged.append((target, source))
         elif buffers != 'skip':
             target.copy_(source)
-    targets, sources = zip(*averaged)
+    targets, sources = zip(*averaged, strict=True)
     torch._foreach_lerp_(list(targets), list(sources), momentum)
 
 
@@ -102,8 +101,8 @@ class MeanTeacherHook(Hook):
     def after_train_iter(self,
                          runner: Runner,
                          batch_idx: int,
-                         data_batch: Optional[dict] = None,
-                         outputs: Optional[dict] = None) -> None:
+                         data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
         """Update the teacher."""
         if not self.every_n_train_iters(runner, self.interval):
             return

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-from typing import Dict, Iterator, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ SCHEDULED = dict(
     weak_threshold=float)
 
 
-def scheduled_value(points: Sequence[Tuple[int, float]], step: int) -> float:
+def scheduled_value(points: Sequence[tuple[int, float]], step: int) -> float:
     """Value of a piecewise linear schedule.
 
     Args:
@@ -32,11 +32,11 @@ def scheduled_value(points: Sequence[Tuple[int, float]], step: int) -> float:
     Returns:
         float: The value at that iteration.
     """
-    iterations, values = zip(*points)
+    iterations, values = zip(*points, strict=True)
     return float(np.interp(step, iterations, values))
 
 
-def collect_diagnostics(model: nn.Module) -> Iterator[Tuple[str, Tensor]]:
+def collect_diagnostics(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield what the modules of a model recorded in their last forward pass."""
     for module in model.modules():
         yield from getattr(module, 'diagnostics', dict()).items()
@@ -62,7 +62,7 @@ class SamplingHook(Hook):
         ValueError: If a schedule names an unknown hyper-parameter or its iterations do not ascend.
     """
 
-    def __init__(self, schedules: Optional[dict] = None, interval: Optional[int] = None) -> None:
+    def __init__(self, schedules: dict | None = None, interval: int | None = None) -> None:
         self.schedules = dict(schedules or {})
         for name, points in self.schedules.items():
             if name not in SCHEDULED:
@@ -73,7 +73,7 @@ class SamplingHook(Hook):
                 raise ValueError(f'SamplingHook: iterations of the schedule of "{name}" must '
                                  f'ascend, got {iterations}')
         self.interval = interval
-        self._sums: Dict[str, Tensor] = dict()
+        self._sums: dict[str, Tensor] = dict()
         self._steps = 0
 
     def before_train(self, runner: Runner) -> None:
@@ -96,7 +96,7 @@ class SamplingHook(Hook):
     def before_train_iter(self,
                           runner: Runner,
                           batch_idx: int,
-                          data_batch: Optional[dict] = None) -> None:
+                          data_batch: dict | None = None) -> None:
         """Set the scheduled hyper-parameters."""
         for name, points in self.schedules.items():
             value = scheduled_value(points, runner.iter)
@@ -109,8 +109,8 @@ class SamplingHook(Hook):
     def after_train_iter(self,
                          runner: Runner,
                          batch_idx: int,
-                         data_batch: Optional[dict] = None,
-                         outputs: Optional[dict] = None) -> None:
+                         data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
         """Add up; write the means once an interval."""
         self._steps += 1
         for name, value in collect_diagnostics(runner.model):
@@ -125,7 +125,7 @@ class SamplingHook(Hook):
         if names:
             # One copy to the host for all of them.
             flat = torch.cat([self._sums[name].flatten() for name in names]).cpu() / self._steps
-            for name, values in zip(names, flat.split(sizes)):
+            for name, values in zip(names, flat.split(sizes), strict=True):
                 if self._sums[name].dim() == 0:
                     runner.message_hub.update_scalar(f'train/{name}', values.item())
                 else:
@@ -133,7 +133,7 @@ class SamplingHook(Hook):
                     labels = classes if classes else range(len(values))
                     runner.visualizer.add_scalars(
                         {f'{name}/{label}': value
-                         for label, value in zip(labels, values.tolist())},
+                         for label, value in zip(labels, values.tolist(), strict=False)},
                         step=runner.iter + 1)
         self._sums.clear()
         self._steps = 0

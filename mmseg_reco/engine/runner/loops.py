@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-from typing import Dict
 
 from mmengine.model import is_model_wrapper
 from mmengine.runner import ValLoop
@@ -10,7 +9,7 @@ from mmseg.registry import LOOPS
 class TeacherStudentValLoop(ValLoop):
     """Validates the teacher, then the student: ``teacher/mIoU``, ``student/mIoU`` and so on."""
 
-    def run(self) -> Dict[str, float]:
+    def run(self) -> dict[str, float]:
         """Validate both networks of the model.
 
         Returns:

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-from typing import List, Sequence
+from collections.abc import Sequence
 
 import torch.nn as nn
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -41,6 +41,6 @@ class DeepLabV2Head(BaseDecodeHead):
         super().__init__(channels=kwargs['in_channels'], **kwargs)
         self.conv_seg = DilatedClassifier(self.in_channels, self.out_channels, dilations)
 
-    def forward(self, inputs: List[Tensor]) -> Tensor:
+    def forward(self, inputs: list[Tensor]) -> Tensor:
         """Logits (B, C, h, w) at the backbone's stride."""
         return self.cls_seg(self._transform_inputs(inputs))

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 """The one place that knows how to read features out of a stock decode head."""
-from typing import Any, Optional
+from typing import Any
 
 import torch.nn as nn
 from torch import Tensor
@@ -34,7 +34,7 @@ class FeatureTap:
                 f'{type(head).__name__} has no submodule "{module}" to read representations from. '
                 f'Set the tap to one of its parts ({children}); heads that classify queries '
                 'instead of pixels have no per-pixel features.') from None
-        self.features: Optional[Tensor] = None
+        self.features: Tensor | None = None
 
     @property
     def channels(self) -> int:

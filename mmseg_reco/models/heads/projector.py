@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-from typing import Optional
 
 import torch.nn as nn
 from mmcv.cnn import ConvModule
@@ -24,7 +23,7 @@ class Projector(BaseModule):
 
     def __init__(self,
                  in_channels: int,
-                 channels: Optional[int] = 256,
+                 channels: int | None = 256,
                  embed_dims: int = 256,
                  norm_cfg: OptConfigType = dict(type='BN'),
                  init_cfg: OptMultiConfig = None) -> None:

@@ -1,9 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
-from typing import Optional
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmseg.registry import MODELS, TASK_UTILS
 from mmseg.utils import ConfigType
 from torch import Tensor
@@ -11,8 +9,14 @@ from torch import Tensor
 from ..samplers import PixelIndex, build_pixel_index
 from .sampled_contrast import sampled_contrast
 
-# Below this norm a representation counts as zero; keeps the gradient of a normalisation bounded.
+# Below this norm a representation counts as zero, without a direction or a gradient.
 EPS = 1e-6
+
+
+def unit_vectors(rows: Tensor) -> Tensor:
+    """Scale rows (N, D) to length one; rows shorter than ``EPS`` become zero."""
+    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return torch.where(norm > EPS, rows / norm.clamp_min(EPS), 0)
 
 
 def class_means(rows: Tensor, labels: Tensor, count: Tensor) -> Tensor:
@@ -88,8 +92,8 @@ class ReCoLoss(nn.Module):
         self.ignore_index = ignore_index
         self.loss_name = loss_name
         self.diagnostics = dict()
-        self.relation: Optional[Tensor] = None
-        self.present: Optional[Tensor] = None
+        self.relation: Tensor | None = None
+        self.present: Tensor | None = None
         self.check()
 
     def check(self) -> None:
@@ -113,7 +117,7 @@ class ReCoLoss(nn.Module):
                 embeddings: Tensor,
                 labels: Tensor,
                 probs: Tensor,
-                generator: Optional[torch.Generator] = None) -> Tensor:
+                generator: torch.Generator | None = None) -> Tensor:
         """Sample and contrast.
 
         Args:
@@ -131,18 +135,19 @@ class ReCoLoss(nn.Module):
         # Half precision is too coarse for sums over pixels and for the softmax over 512 keys.
         with torch.autocast(embeddings.device.type, enabled=False):
             rows = embeddings.permute(0, 2, 3, 1).flatten(0, 2)
-            dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+            rows = rows.double() if rows.dtype == torch.float64 else rows.float()
             with torch.no_grad():
                 labels = labels.flatten()
                 labels = labels.masked_fill(labels == self.ignore_index, -1)
                 own_probs = probs.permute(0, 2, 3, 1).flatten(0, 2).gather(
                     1, labels.clamp(0, num_classes - 1)[:, None])[:, 0]
-                index = build_pixel_index(labels, own_probs < self.strong_threshold, num_classes)
+                # In float32: bfloat16 would round the threshold itself.
+                hard = own_probs.float() < self.strong_threshold
+                index = build_pixel_index(labels, hard, num_classes)
                 present = index.count > 0
 
-                keys = rows.detach().to(dtype)
-                prototypes = F.normalize(class_means(keys, labels, index.count), dim=1, eps=EPS)
-                keys = F.normalize(keys, dim=1, eps=EPS)
+                prototypes = unit_vectors(class_means(rows, labels, index.count))
+                keys = unit_vectors(rows)
                 relation = prototypes @ prototypes.t()
 
                 queries, active = self.query_sampler.sample(index, self.num_queries, generator)
@@ -150,9 +155,8 @@ class ReCoLoss(nn.Module):
                                                     self.num_negatives, self.temperature, generator)
                 self.record(index, relation, active)
 
-            query_rows = rows[queries.flatten()].to(dtype)
             losses = sampled_contrast(
-                F.normalize(query_rows, dim=1, eps=EPS),
+                unit_vectors(rows[queries.flatten()]),
                 prototypes.repeat_interleave(self.num_queries, 0), keys, negatives.flatten(0, 1),
                 self.temperature)
             per_class = losses.view(num_classes, self.num_queries).mean(1)

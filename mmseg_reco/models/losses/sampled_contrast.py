@@ -1,7 +1,11 @@
 # Licensed under the Apache License, Version 2.0.
-"""InfoNCE over sampled keys, without ever holding [queries, keys, channels]."""
+"""InfoNCE over sampled keys, without ever holding [queries, keys, channels].
+
+On the CPU the products are sparse ones, over the sampled pairs alone; elsewhere keys are gathered in
+blocks; where there are fewer pixels than draws, the dense product is the smaller one.
+"""
 import warnings
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -37,6 +41,8 @@ def sampled_products(queries: Tensor, keys: Tensor, pixels: Tensor) -> Tensor:
     Returns:
         Tensor: Shape (R, M).
     """
+    if keys.size(0) <= pixels.size(1):
+        return (queries @ keys.t()).gather(1, pixels)
     if queries.device.type == 'cpu':
         pattern = _csr(queries.new_zeros(pixels.shape), pixels, keys.size(0))
         product = torch.sparse.sampled_addmm(pattern, queries, keys.t(), beta=0.)
@@ -58,6 +64,8 @@ def weighted_sums(weights: Tensor, keys: Tensor, pixels: Tensor) -> Tensor:
     Returns:
         Tensor: Shape (R, D).
     """
+    if keys.size(0) <= pixels.size(1):
+        return weights.new_zeros(len(weights), len(keys)).scatter_add_(1, pixels, weights) @ keys
     if weights.device.type == 'cpu':
         return _csr(weights, pixels, keys.size(0)) @ keys
     return torch.cat([

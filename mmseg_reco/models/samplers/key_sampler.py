@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-from typing import Optional
 
 import torch
 from mmseg.registry import TASK_UTILS
@@ -44,7 +43,7 @@ class ActiveKeySampler:
                num_queries: int,
                num_negatives: int,
                temperature: float,
-               generator: Optional[torch.Generator] = None) -> Tensor:
+               generator: torch.Generator | None = None) -> Tensor:
         """Draw the negative keys of every query, independently, with replacement.
 
         One uniform number names both: which class' share of the cumulative distribution it falls

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 """The one index that every sampler of ReCo draws from."""
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ def build_pixel_index(labels: Tensor, hard: Tensor, num_classes: int) -> PixelIn
         hard_count=pairs[:, 0])
 
 
-def uniform(*shape: int, device: torch.device, generator: Optional[torch.Generator]) -> Tensor:
+def uniform(*shape: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
     """Draw uniform numbers in [0, 1), float64: float32 is too coarse to name one of 10^6 pixels."""
     return torch.rand(*shape, dtype=torch.float64, device=device, generator=generator)
 

@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-from typing import Optional, Tuple
 
 import torch
 from mmseg.registry import TASK_UTILS
@@ -10,7 +9,7 @@ from .pixel_index import PixelIndex, pick, uniform
 
 @TASK_UTILS.register_module()
 class RandomQuerySampler:
-    """Queries drawn uniformly from all valid pixels of each class (the ablation of ReCo, Sec. 4)."""
+    """Queries drawn uniformly from all valid pixels of each class (an ablation of ReCo)."""
 
     def candidates(self, index: PixelIndex) -> Tensor:
         """Number of pixels of each class that may become queries. Shape (C,), int64."""
@@ -19,7 +18,7 @@ class RandomQuerySampler:
     def sample(self,
                index: PixelIndex,
                num_queries: int,
-               generator: Optional[torch.Generator] = None) -> Tuple[Tensor, Tensor]:
+               generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw queries for every class, with replacement.
 
         Args:

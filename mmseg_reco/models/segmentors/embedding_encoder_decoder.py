@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
-from typing import Any, Dict, Iterable, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -25,7 +26,7 @@ class DenseOutput(NamedTuple):
 
     features: Any
     outputs: Any
-    embeddings: Optional[Tensor]
+    embeddings: Tensor | None
 
     @property
     def logits(self) -> Tensor:
@@ -35,7 +36,7 @@ class DenseOutput(NamedTuple):
             outputs = outputs[0]
         return outputs
 
-    def split(self, size: int) -> Tuple['DenseOutput', 'DenseOutput']:
+    def split(self, size: int) -> tuple['DenseOutput', 'DenseOutput']:
         """Cut a batch in two, after ``size`` images."""
         return (DenseOutput(*(_map(lambda x: x[:size], part) for part in self)),
                 DenseOutput(*(_map(lambda x: x[size:], part) for part in self)))
@@ -44,7 +45,7 @@ class DenseOutput(NamedTuple):
     def cat(first: 'DenseOutput', second: 'DenseOutput') -> 'DenseOutput':
         """Put two batches together; the inverse of :meth:`split`."""
         return DenseOutput(*(_map(lambda *x: torch.cat(x), *parts)
-                             for parts in zip(first, second)))
+                             for parts in zip(first, second, strict=True)))
 
 
 def _map(function, *trees):
@@ -53,7 +54,7 @@ def _map(function, *trees):
     if isinstance(first, Tensor):
         return function(*trees)
     if isinstance(first, (list, tuple)):
-        return type(first)(_map(function, *parts) for parts in zip(*trees))
+        return type(first)(_map(function, *parts) for parts in zip(*trees, strict=True))
     return first
 
 
@@ -138,7 +139,7 @@ class EmbeddingEncoderDecoder(EncoderDecoder):
             outputs = self.decode_head(features)
         return DenseOutput(features, outputs, self.projector(tap.features))
 
-    def supervised_losses(self, dense: DenseOutput, data_samples: SampleList) -> Dict[str, Tensor]:
+    def supervised_losses(self, dense: DenseOutput, data_samples: SampleList) -> dict[str, Tensor]:
         """The stock losses of the decode head and the auxiliary heads, as configured.
 
         Args:
@@ -153,7 +154,7 @@ class EmbeddingEncoderDecoder(EncoderDecoder):
             losses.update(self._auxiliary_head_forward_train(dense.features, data_samples))
         return losses
 
-    def loss(self, inputs: Tensor, data_samples: SampleList) -> Dict[str, Tensor]:
+    def loss(self, inputs: Tensor, data_samples: SampleList) -> dict[str, Tensor]:
         """Stock losses plus the losses on representations.
 
         Args:
@@ -171,7 +172,7 @@ class EmbeddingEncoderDecoder(EncoderDecoder):
 
 
 def dense_losses(modules: Iterable[nn.Module], dense: DenseOutput,
-                 labels: Tensor) -> Dict[str, Tensor]:
+                 labels: Tensor) -> dict[str, Tensor]:
     """Call losses on representations, at the representations' resolution.
 
     Args:

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-from typing import Dict, Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 from mmseg.models.utils import resize
@@ -56,15 +56,15 @@ class MeanTeacherReCo(SemiBaseSegmentor):
         self.strong_augments = [TASK_UTILS.build(augment) for augment in strong_augments]
         self.loss_unsup = MODELS.build(loss_unsup)
         self.weak_threshold: float = self.semi_train_cfg['weak_threshold']
-        self.self_label_threshold: Optional[float] = self.semi_train_cfg['self_label_threshold']
+        self.self_label_threshold: float | None = self.semi_train_cfg['self_label_threshold']
         for name in ('weak_threshold', 'self_label_threshold'):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(
                     f'semi_train_cfg.{name} is a probability in [0, 1], got {value!r}')
 
-    def loss(self, inputs: Dict[str, Tensor],
-             data_samples: Dict[str, SampleList]) -> Dict[str, Tensor]:
+    def loss(self, inputs: dict[str, Tensor],
+             data_samples: dict[str, SampleList]) -> dict[str, Tensor]:
         """One training step.
 
         Args:

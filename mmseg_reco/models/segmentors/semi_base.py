@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 import copy
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -78,7 +78,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.num_classes = self.student.num_classes
         self.ignore_index = self.student.decode_head.ignore_index
         self.align_corners = self.student.align_corners
-        self.diagnostics: Dict[str, Tensor] = dict()
+        self.diagnostics: dict[str, Tensor] = dict()
 
     def train(self, mode: bool = True) -> 'SemiBaseSegmentor':
         """Switch mode; the teacher stays in eval mode, or its BN would run on each batch."""
@@ -106,7 +106,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         given = stack_labels(data_samples)
         labels = torch.where(given != self.ignore_index, given, labels)
         confidence = torch.where(given != self.ignore_index, 1., confidence)
-        for sample, label, certainty in zip(data_samples, labels, confidence):
+        for sample, label, certainty in zip(data_samples, labels, confidence, strict=True):
             height, width = sample.img_shape[:2]
             label[height:] = self.ignore_index
             label[:, width:] = self.ignore_index
@@ -146,11 +146,11 @@ class SemiBaseSegmentor(BaseSegmentor):
     def _forward(self, inputs: Tensor, data_samples: OptSampleList = None) -> Tensor:
         return self._predictor._forward(inputs, data_samples)
 
-    def extract_feat(self, inputs: Tensor) -> List[Tensor]:
+    def extract_feat(self, inputs: Tensor) -> list[Tensor]:
         """Backbone features of the network named by ``semi_test_cfg.predict_on``."""
         return self._predictor.extract_feat(inputs)
 
-    def encode_decode(self, inputs: Tensor, batch_data_samples: List[dict]) -> Tensor:
+    def encode_decode(self, inputs: Tensor, batch_data_samples: list[dict]) -> Tensor:
         """Logits, at image size, of the network named by ``semi_test_cfg.predict_on``."""
         return self._predictor.encode_decode(inputs, batch_data_samples)
 
@@ -167,7 +167,7 @@ class SemiBaseSegmentor(BaseSegmentor):
 
 
 def pseudo_label_accuracy(labels: Tensor, confidence: Tensor, data_samples: SampleList,
-                          ignore_index: int) -> Dict[str, Tensor]:
+                          ignore_index: int) -> dict[str, Tensor]:
     """Compare the teacher's labels with hidden truth, where a batch has it.
 
     Args:
