@@ -1,16 +1,12 @@
 # Licensed under the Apache License, Version 2.0.
-import logging
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 from PIL import Image
-from torch.utils.data import DataLoader
 
-from mmseg_reco.datasets import MultiSourceSampler
 from mmseg_reco.datasets.checks import (
     check_dataset,
     check_files,
@@ -20,7 +16,6 @@ from mmseg_reco.datasets.checks import (
     leaf_datasets,
     quick_check,
 )
-from mmseg_reco.engine.hooks.check_data_hook import CheckDataHook, describe
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
             dict(type='PackSegInputs')]
@@ -47,6 +42,7 @@ def root(tmp_path):
 
 def config_of(root, names=None, **more):
     config = dict(type='BaseSegDataset', data_root=str(root), metainfo=dict(classes=CLASSES),
+                  serialize_data=False,
                   data_prefix=dict(img_path='images', seg_map_path='masks'), pipeline=PIPELINE)
     if names is not None:
         (root / f'{names}.txt').write_text('\n'.join(names))
@@ -122,7 +118,7 @@ def test_missing_files(root):
 
 
 def test_empty_and_duplicate_lists(root):
-    (problem,) = check_files(build(root, '', serialize_data=False, ann_file='.txt'), 'train')
+    (problem,) = check_files(build(root, ''), 'train')
     assert problem == (str(root / '.txt'), 'train holds no image')
     (problem,) = check_files(build(root, 'abab'[:3]), 'train')
     assert problem.file.endswith('a.jpg') and 'listed 2 times' in problem.text
@@ -208,35 +204,8 @@ def test_num_classes(root):
 def test_quick_check_of_a_large_dataset(root):
     """A hundred thousand names, of which all files but the first are missing."""
     (root / 'long.txt').write_text('\n'.join(['a', *map(str, range(100_000))]))
-    data = build(root, ann_file='long.txt')
+    data = build(root, ann_file='long.txt', serialize_data=True)
     start = time.perf_counter()
     problems, _ = quick_check(data)
     assert time.perf_counter() - start < 30  # about 3 s
     assert len(problems) == 200_000
-
-
-class TestHook:
-    def runner(self, train, val=None, sampler=None):
-        loader = DataLoader(train, 4, sampler=sampler)
-        val_loop = None if val is None else SimpleNamespace(dataloader=DataLoader(val))
-        return SimpleNamespace(train_dataloader=loader, val_loop=val_loop, cfg={},
-                               logger=logging.getLogger('test'))
-
-    def test_good_data(self, root, caplog):
-        train = semi(root, 'ab', 'bcd')
-        sampler = MultiSourceSampler(train, 4, [1, 1])
-        CheckDataHook().before_train(self.runner(train, sampler=sampler))
-        assert 'train.labeled are in train.unlabeled' in caplog.text
-
-    def test_names_what_is_wrong(self, root):
-        with pytest.raises(ValueError, match=r'a\.jpg: in train and in val'):
-            CheckDataHook().before_train(self.runner(build(root, 'ab'), build(root, 'a')))
-        train = semi(root)
-        with pytest.raises(ValueError, match='batch_size is 4.*MultiSourceSampler 8'):
-            CheckDataHook().before_train(
-                self.runner(train, sampler=MultiSourceSampler(train, 8, [1, 1])))
-
-    def test_long_lists_are_cut(self):
-        message = describe([(str(number), 'bad') for number in range(30)])
-        assert 'have 30 problems' in message and 'and 20 more' in message
-        assert message.count(': bad') == 10

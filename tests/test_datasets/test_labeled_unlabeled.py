@@ -12,7 +12,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import mmseg_reco  # noqa: F401
-from mmseg_reco.datasets.pipelines import transform_name, weak_pipeline
 
 NAMES = [f'2007_00{i:04d}' for i in range(6)]
 STOCK_PIPELINE = [
@@ -56,6 +55,7 @@ def voc(tmp_path):
     return dict(
         type='PascalVOCDataset',
         data_root=str(tmp_path),
+        serialize_data=False,
         data_prefix=dict(img_path='JPEGImages', seg_map_path='Masks'),
         ann_file='train.txt',
         pipeline=deepcopy(STOCK_PIPELINE))
@@ -228,38 +228,3 @@ def test_unlabeled_pipeline_given(voc):
     sample = item['data_samples']['unsup']
     assert (sample.gt_sem_seg.data == 255).all()
     assert 'hidden_sem_seg' not in sample  # CenterCrop did not crop it: no longer aligned
-
-
-class TestWeakPipeline:
-    def test_stock(self):
-        weak = weak_pipeline(STOCK_PIPELINE)
-        assert [transform_name(t) for t in weak] == [
-            'LoadImageFromFile', 'LoadAnnotations', 'Resize', 'RandomCrop', 'Pad', 'PackSegInputs']
-        assert weak[2] == dict(type='Resize', scale=(64, 48), keep_ratio=True)
-        assert weak[3]['cat_max_ratio'] == 1
-        assert STOCK_PIPELINE[3]['cat_max_ratio'] == 0.75
-
-    def test_paper(self):
-        weak = weak_pipeline([
-            dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
-            dict(type='mmseg.RandomRescaleCrop', crop_size=321, ratio_range=(0.5, 1.5)),
-            dict(type='RandomColorJitter'), dict(type='RandomGaussianBlur'),
-            dict(type='RandomFlip', prob=0.5), dict(type='MyOwn'), dict(type='PackSegInputs')])
-        assert [transform_name(t) for t in weak] == [
-            'LoadImageFromFile', 'LoadAnnotations', 'RandomRescaleCrop', 'MyOwn', 'PackSegInputs']
-        assert weak[2]['ratio_range'] == (1, 1)
-
-    def test_choice_of_sizes(self):
-        """Mask2Former's pipelines: 0.5 to 2 times 512 in steps; 512 is the nominal size."""
-        weak = weak_pipeline([dict(
-            type='RandomChoiceResize', scales=[int(512 * x * 0.1) for x in range(5, 21)],
-            resize_type='ResizeShortestEdge', max_size=2048)])
-        assert weak == [dict(type='ResizeShortestEdge', scale=512, max_size=2048)]
-
-    def test_two_scales(self):
-        weak = weak_pipeline([dict(type='RandomResize', scale=[(100, 50), (300, 150)])])
-        assert weak == [dict(type='Resize', scale=(200, 100))]
-
-    def test_refuses_a_choice_of_pipelines(self):
-        with pytest.raises(ValueError, match='unlabeled_pipeline'):
-            weak_pipeline([dict(type='RandomChoice', transforms=[])])

@@ -12,16 +12,10 @@ from mmseg_reco.datasets.samplers.multi_source_sampler import MultiSourceSampler
 class Numbers(BaseDataset):
     def __init__(self, size):
         self.size = size
-        super().__init__()
+        super().__init__(serialize_data=False)  # mmengine cannot serialise an empty list
 
     def load_data_list(self):
         return [dict(number=number) for number in range(self.size)]
-
-    def _serialize_data(self):  # mmengine cannot serialise an empty list
-        return np.zeros(0), np.zeros(0)
-
-    def __len__(self):
-        return self.size
 
 
 def sources(*sizes):

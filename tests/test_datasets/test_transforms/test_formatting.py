@@ -5,7 +5,7 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
-from mmseg_reco.datasets.transforms import HideLabels, MultiBranch, PackSemiSegInputs
+from mmseg_reco.datasets.transforms import MultiBranch, PackSemiSegInputs
 
 
 @pytest.fixture(autouse=True)
@@ -74,28 +74,3 @@ class TestMultiBranch:
     def test_refuses_unknown_branch(self):
         with pytest.raises(ValueError, match='weak'):
             MultiBranch(['sup'], weak=[])
-
-
-class TestHideLabels:
-    def test_moves_the_mask(self):
-        results = results_of()
-        truth = results['gt_seg_map'].copy()
-        out = HideLabels()(results)
-        assert (out['gt_seg_map'] == 255).all() and out['gt_seg_map'].dtype == np.uint8
-        np.testing.assert_array_equal(out['hidden_seg_map'], truth)
-        assert out['seg_fields'] == ['gt_seg_map', 'hidden_seg_map']
-
-    def test_complete_annotation_of_partial_labels_stays(self):
-        complete = np.ones((4, 5), np.uint8)
-        results = results_of(hidden_seg_map=complete)
-        results['seg_fields'].append('hidden_seg_map')
-        out = HideLabels()(results)
-        assert out['hidden_seg_map'] is complete and (out['gt_seg_map'] == 255).all()
-        assert out['seg_fields'] == ['gt_seg_map', 'hidden_seg_map']
-
-    @pytest.mark.parametrize('more', [{}, dict(seg_map_path='no/such/file.png')])
-    def test_image_without_mask(self, more):
-        out = HideLabels(loader=dict(type='LoadAnnotations'))(
-            dict(img=np.zeros((4, 5, 3), np.uint8), seg_fields=[], **more))
-        assert (out['gt_seg_map'] == 255).all() and out['gt_seg_map'].shape == (4, 5)
-        assert out['seg_fields'] == ['gt_seg_map'] and 'hidden_seg_map' not in out

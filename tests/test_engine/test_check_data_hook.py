@@ -1,0 +1,76 @@
+# Licensed under the Apache License, Version 2.0.
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from mmseg_reco.datasets import MultiSourceSampler
+from mmseg_reco.engine.hooks.check_data_hook import CheckDataHook, describe
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Pairs a-d and lists of some of them."""
+    init_default_scope('mmseg')
+    for folder in ('images', 'masks'):
+        (tmp_path / folder).mkdir()
+    for name in 'abcd':
+        Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / 'masks' / f'{name}.png')
+        Image.new('RGB', (6, 4)).save(tmp_path / 'images' / f'{name}.jpg')
+    for names in ('a', 'ab', 'bcd', 'cd'):
+        (tmp_path / f'{names}.txt').write_text('\n'.join(names))
+    return tmp_path
+
+
+def config_of(root, names):
+    return dict(
+        type='BaseSegDataset', data_root=str(root), ann_file=f'{names}.txt',
+        serialize_data=False,
+        metainfo=dict(classes=('road', 'tree')),
+        data_prefix=dict(img_path='images', seg_map_path='masks'),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
+                  dict(type='PackSegInputs')])
+
+
+def build(root, names):
+    return DATASETS.build(config_of(root, names))
+
+
+def semi(root, labeled='ab', unlabeled='cd'):
+    return DATASETS.build(dict(
+        type='LabeledUnlabeledDataset', dataset=config_of(root, labeled),
+        unlabeled=f'{unlabeled}.txt'))
+
+
+def runner_of(train, val=None, sampler=None):
+    loader = DataLoader(train, 4, sampler=sampler)
+    val_loop = None if val is None else SimpleNamespace(dataloader=DataLoader(val))
+    return SimpleNamespace(train_dataloader=loader, val_loop=val_loop, cfg={},
+                           logger=logging.getLogger('test'))
+
+
+def test_good_data(root, caplog):
+    train = semi(root, 'ab', 'bcd')
+    sampler = MultiSourceSampler(train, 4, [1, 1])
+    CheckDataHook().before_train(runner_of(train, sampler=sampler))
+    assert 'train.labeled are in train.unlabeled' in caplog.text
+
+
+def test_names_what_is_wrong(root):
+    with pytest.raises(ValueError, match=r'a\.jpg: in train and in val'):
+        CheckDataHook().before_train(runner_of(build(root, 'ab'), build(root, 'a')))
+    train = semi(root)
+    with pytest.raises(ValueError, match='batch_size is 4.*MultiSourceSampler 8'):
+        CheckDataHook().before_train(
+            runner_of(train, sampler=MultiSourceSampler(train, 8, [1, 1])))
+
+
+def test_long_lists_are_cut():
+    message = describe([(str(number), 'bad') for number in range(30)])
+    assert 'have 30 problems' in message and 'and 20 more' in message
+    assert message.count(': bad') == 10
