@@ -33,7 +33,8 @@ def folder(tmp_path):
         Image.new('RGB', (40, 30)).save(tmp_path / 'images' / f'{number}.png')
     (tmp_path / 'list.txt').write_text('0\n1\n2\n')
     return dict(data_root=str(tmp_path), img_suffix='.png', seg_map_suffix='.png',
-                serialize_data=False, pipeline=PIPELINE, data_prefix=dict(img_path='images', seg_map_path='masks'))
+                serialize_data=False, pipeline=PIPELINE,
+                data_prefix=dict(img_path='images', seg_map_path='masks'))
 
 
 def labels_of(data, index=0):
