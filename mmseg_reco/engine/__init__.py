@@ -1,4 +1,3 @@
 # Licensed under the Apache License, Version 2.0.
-from mmseg_reco.engine import hooks, runner
-
-__all__ = ['hooks', 'runner']
+from .hooks import *  # noqa: F401,F403
+from .runner import *  # noqa: F401,F403

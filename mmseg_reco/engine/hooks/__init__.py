@@ -1,7 +1,10 @@
 # Licensed under the Apache License, Version 2.0.
+from .check_data_hook import CheckDataHook
 from .class_relation_hook import ClassRelationHook
 from .mean_teacher_hook import MeanTeacherHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .sampling_hook import SamplingHook
 
-__all__ = ['ClassRelationHook', 'MeanTeacherHook', 'SafeCheckpointHook', 'SamplingHook']
+__all__ = [
+    'CheckDataHook', 'ClassRelationHook', 'MeanTeacherHook', 'SafeCheckpointHook', 'SamplingHook'
+]

@@ -1,0 +1,109 @@
+# Licensed under the Apache License, Version 2.0.
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn as nn
+
+from mmseg_reco.engine import MeanTeacherHook
+from mmseg_reco.engine.hooks.mean_teacher_hook import update_teacher, warmup_momentum
+
+
+def network(seed):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    net.train()(torch.randn(5, 3, 6, 6) * (seed + 1) + seed)  # moves the BN statistics
+    return net
+
+
+def pair():
+    model = nn.Module()
+    model.student, model.teacher = network(0), network(1)
+    return model
+
+
+def test_momentum_one_makes_the_teacher_equal_in_eval_mode():
+    """The trap of averaging parameters alone: BN statistics must follow."""
+    model = pair()
+    update_teacher(model.student, model.teacher, 1)
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(
+        model.teacher.eval()(images), model.student.eval()(images), rtol=0, atol=0)
+    assert model.teacher[1].num_batches_tracked == model.student[1].num_batches_tracked
+
+
+def test_update_is_the_written_average():
+    model = pair()
+    before = {name: value.clone() for name, value in model.teacher.state_dict().items()}
+    update_teacher(model.student, model.teacher, 0.25)
+    student = model.student.state_dict()
+    for name, value in model.teacher.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * student[name])
+        else:
+            assert value == student[name]
+
+
+@pytest.mark.parametrize('buffers', ['copy', 'skip'])
+def test_buffers_can_be_copied_or_left(buffers):
+    model = pair()
+    before = model.teacher[1].running_mean.clone()
+    update_teacher(model.student, model.teacher, 0.25, buffers)
+    expected = model.student[1].running_mean if buffers == 'copy' else before
+    torch.testing.assert_close(model.teacher[1].running_mean, expected, rtol=0, atol=0)
+
+
+def test_warm_up_is_the_papers_decay():
+    for step in range(300):
+        decay = min(1 - 1 / (step + 1), 0.99)
+        assert 1 - warmup_momentum(step, 0.01) == pytest.approx(decay)
+
+
+def test_hook_follows_the_student_over_steps():
+    """Against a plain scalar recursion."""
+    model = pair()
+    hook = MeanTeacherHook(momentum=0.2)
+    runner = SimpleNamespace(model=model, iter=0)
+    hook.before_train(runner)
+    weight = model.student[0].weight
+    expected = weight.detach().clone()
+    for step in range(12):
+        with torch.no_grad():
+            weight += 0.1 * torch.randn_like(weight)
+        runner.iter = step
+        hook.after_train_iter(runner, step)
+        momentum = max(1 / (step + 1), 0.2)
+        expected = (1 - momentum) * expected + momentum * weight.detach()
+    torch.testing.assert_close(model.teacher[0].weight.detach(), expected)
+
+
+def test_resuming_does_not_reset_the_teacher():
+    model = pair()
+    before = model.teacher[0].weight.clone()
+    MeanTeacherHook().before_train(SimpleNamespace(model=model, iter=7))
+    torch.testing.assert_close(model.teacher[0].weight, before, rtol=0, atol=0)
+
+
+def test_interval():
+    model, hook = pair(), MeanTeacherHook(momentum=1, interval=2)
+    before = model.teacher[0].weight.clone()
+    hook.after_train_iter(SimpleNamespace(model=model, iter=0), 0)
+    torch.testing.assert_close(model.teacher[0].weight, before, rtol=0, atol=0)
+    hook.after_train_iter(SimpleNamespace(model=model, iter=1), 1)
+    torch.testing.assert_close(model.teacher[0].weight, model.student[0].weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('argument, message', [
+    (dict(momentum=0), 'momentum.*got 0'),
+    (dict(momentum=1.1), 'momentum'),
+    (dict(interval=0), 'interval'),
+    (dict(buffers='both'), "got 'both'"),
+])
+def test_bad_arguments_are_refused(argument, message):
+    with pytest.raises(ValueError, match=message):
+        MeanTeacherHook(**argument)
+
+
+def test_a_model_without_teacher_is_refused():
+    with pytest.raises(TypeError, match='Conv2d.*Remove the hook'):
+        MeanTeacherHook().before_train(SimpleNamespace(model=nn.Conv2d(1, 1, 1), iter=0))

@@ -1,0 +1,81 @@
+# Licensed under the Apache License, Version 2.0.
+import math
+
+import pytest
+import torch
+
+from mmseg_reco.models import PseudoLabelLoss
+
+
+def loop_loss(logits, labels, confidence, threshold, average):
+    """Plain loop over pixels."""
+    terms = []
+    for image_logits, image_labels, image_confidence in zip(logits, labels, confidence):
+        valid = [(y, x) for y in range(labels.shape[1]) for x in range(labels.shape[2])
+                 if image_labels[y, x] != 255]
+        if not valid:
+            continue
+        share = sum(float(image_confidence[p]) >= threshold for p in valid) / len(valid)
+        for y, x in valid:
+            scores = [float(score) for score in image_logits[:, y, x]]
+            normaliser = math.log(sum(math.exp(score) for score in scores))
+            terms.append(share * (normaliser - scores[int(image_labels[y, x])]))
+    if average == 'positive':
+        terms = [term for term in terms if term > 0]
+    return sum(terms) / max(len(terms), 1)
+
+
+def make_batch():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, 5, 6, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 4, (3, 5, 6), generator=generator)
+    labels[torch.rand(3, 5, 6, generator=generator) < 0.3] = 255
+    labels[2] = 255
+    confidence = torch.rand(3, 5, 6, generator=generator)
+    # Fitted to the last bit: the loss of this pixel is exactly 0.
+    labels[0, 0, 0] = 1
+    logits[0, :, 0, 0] = torch.tensor([0., 800., 0., 0.])
+    return logits, labels, confidence
+
+
+@pytest.mark.parametrize('average', ['valid', 'positive'])
+def test_equals_the_loop(average):
+    logits, labels, confidence = make_batch()
+    logits[0, :, 0, 0] /= 10  # the loop's exp overflows at 800
+    loss = PseudoLabelLoss(strong_threshold=0.6, average=average)(logits, labels, confidence)
+    expected = loop_loss(logits, labels, confidence, 0.6, average)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_averages_differ_where_a_pixel_is_fitted():
+    logits, labels, confidence = make_batch()
+    valid, positive = (PseudoLabelLoss(0.6, average)(logits, labels, confidence)
+                       for average in ('valid', 'positive'))
+    assert positive > valid > 0
+
+
+def test_threshold_includes_itself_and_weight_scales():
+    logits, labels = torch.zeros(1, 2, 1, 2), torch.zeros(1, 1, 2, dtype=torch.long)
+    confidence = torch.tensor([[[0.5, 0.25]]])
+    loss = PseudoLabelLoss(strong_threshold=0.5, loss_weight=3)
+    assert loss(logits, labels, confidence).item() == pytest.approx(3 * 0.5 * math.log(2))
+    assert loss.diagnostics['confident_share'].item() == 0.5
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_without_pseudo_labels_the_loss_is_zero_and_attached(dtype):
+    logits = torch.randn(2, 3, 4, 4, dtype=dtype, requires_grad=True)
+    loss = PseudoLabelLoss()(logits, torch.full((2, 4, 4), 255), torch.ones(2, 4, 4))
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
+
+
+@pytest.mark.parametrize('argument, message', [
+    (dict(strong_threshold=1.5), 'strong_threshold.*1.5'),
+    (dict(average='mean'), "'valid' or 'positive', got 'mean'"),
+    (dict(loss_weight=-1), 'loss_weight'),
+    (dict(loss_name='unsup'), 'must contain "loss"'),
+])
+def test_bad_arguments_are_refused(argument, message):
+    with pytest.raises(ValueError, match=message):
+        PseudoLabelLoss(**argument)
