@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmseg_reco.datasets import CamVidDataset
@@ -15,7 +15,8 @@ PIPELINE = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
 
 @pytest.fixture(autouse=True)
 def scope():
-    init_default_scope('mmseg')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
 
 
 def make_camvid(root, suffix, names=('0001TP_1', 'Seq05VD_f2')):

@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 import pytest
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 from PIL import Image
 
@@ -24,7 +24,8 @@ CLASSES = ('road', 'tree', 'car')
 
 @pytest.fixture(autouse=True)
 def scope():
-    init_default_scope('mmseg')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
 
 
 @pytest.fixture

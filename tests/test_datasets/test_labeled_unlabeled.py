@@ -6,7 +6,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -28,8 +28,9 @@ STOCK_PIPELINE = [
 
 @pytest.fixture(autouse=True)
 def scope():
-    init_default_scope('mmseg')
     np.random.seed(0)  # noqa: NPY002
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
 
 
 def write_pair(root, name, number, with_mask=True, images='JPEGImages', masks='Masks',

@@ -1,13 +1,19 @@
 # Licensed under the Apache License, Version 2.0.
 import numpy as np
-from mmengine.registry import init_default_scope
+import pytest
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmseg_reco.datasets import SUNRGBDDataset
 
 
+@pytest.fixture(autouse=True)
+def scope():
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
+
+
 def test_labels_start_at_one(tmp_path):
-    init_default_scope('mmseg')
     for folder in ('images', 'labels'):
         (tmp_path / folder).mkdir()
     Image.new('RGB', (19, 2)).save(tmp_path / 'images' / 'img-000001.jpg')

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -13,10 +13,15 @@ from mmseg_reco.datasets import MultiSourceSampler
 from mmseg_reco.engine.hooks.check_data_hook import CheckDataHook, describe
 
 
+@pytest.fixture(autouse=True)
+def scope():
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
+
+
 @pytest.fixture
 def root(tmp_path):
     """Pairs a-d and lists of some of them."""
-    init_default_scope('mmseg')
     for folder in ('images', 'masks'):
         (tmp_path / folder).mkdir()
     for name in 'abcd':

@@ -1,14 +1,15 @@
 # Licensed under the Apache License, Version 2.0.
 import numpy as np
 import pytest
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 
 from mmseg_reco.datasets.transforms import HideLabels
 
 
 @pytest.fixture(autouse=True)
 def scope():
-    init_default_scope('mmseg')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
 
 
 def results_of(**more):
