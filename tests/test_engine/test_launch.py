@@ -1,0 +1,171 @@
+# Licensed under the Apache License, Version 2.0.
+import argparse
+import os
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+
+from mmseg_reco.engine import launch
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0, 1}, raising=False)
+    monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def arguments(config, **changes):
+    defaults = dict(cfg_options=None, work_dir=None, launcher='none')
+    return argparse.Namespace(config=str(config), **{**defaults, **changes})
+
+
+def test_a_missing_config_is_named(monkeypatch, capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('config')
+    launch.add_common_arguments(parser)
+    monkeypatch.setattr(sys, 'argv', ['train.py', 'gone.py'])
+    with pytest.raises(SystemExit) as caught:
+        launch.parse_args(parser)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith('no such config file: gone.py')
+
+
+def test_work_dir_comes_from_command_line_then_config_then_name(tiny_config):
+    assert launch.load_config(arguments(tiny_config)).work_dir == os.path.join('work_dirs', 'tiny')
+    options = dict(work_dir='b')
+    assert launch.load_config(arguments(tiny_config, cfg_options=options)).work_dir == 'b'
+    args = arguments(tiny_config, cfg_options=options, work_dir='a')
+    assert launch.load_config(args).work_dir == 'a'
+
+
+@pytest.mark.parametrize(
+    ('hooks', 'expected'),
+    [
+        (None, dict(type='SafeCheckpointHook')),
+        (dict(logger=dict(type='LoggerHook')), dict(type='SafeCheckpointHook')),
+        (
+            dict(checkpoint=dict(type='CheckpointHook', interval=5)),
+            dict(type='SafeCheckpointHook', interval=5),
+        ),
+        (dict(checkpoint=dict(type=CheckpointHook)), dict(type='SafeCheckpointHook')),
+        (dict(checkpoint=dict(type='MyHook')), dict(type='MyHook')),
+        (dict(checkpoint=None), None),
+    ],
+)
+def test_checkpoint_hook_becomes_safe(hooks, expected):
+    cfg = Config({} if hooks is None else dict(default_hooks=hooks))
+    launch.use_safe_checkpoints(cfg)
+    assert cfg.default_hooks.checkpoint == expected
+
+
+def test_sync_bn_becomes_bn_everywhere(capsys):
+    cfg = Config(
+        dict(
+            sync_bn='torch',
+            model=dict(
+                backbone=dict(norm_cfg=dict(type='SyncBN', requires_grad=True)),
+                heads=[dict(norm_cfg=dict(type='MMSyncBN')), dict(norm_cfg=dict(type='GN'))],
+            ),
+        )
+    )
+    launch.batch_norm_for_cpu(cfg)
+    assert cfg.model.backbone.norm_cfg == dict(type='BN', requires_grad=True)
+    assert [head.norm_cfg.type for head in cfg.model.heads] == ['BN', 'GN']
+    assert 'sync_bn' not in cfg
+    assert 'SyncBN needs GPUs' in capsys.readouterr().out
+    launch.batch_norm_for_cpu(cfg)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('local_world', 'workers', 'threads'), [(1, 2, 2), (2, 1, 1), (8, 1, 1)])
+def test_cores_are_shared(two_cores, monkeypatch, local_world, workers, threads):
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', str(local_world))
+    cfg = Config(
+        dict(
+            train_dataloader=dict(num_workers=4),
+            val_dataloader=dict(num_workers=0),
+            test_dataloader=None,
+        )
+    )
+    launch.share_cores(cfg, on_cpu=True)
+    assert cfg.train_dataloader.num_workers == workers
+    assert cfg.val_dataloader.num_workers == 0
+    assert torch.get_num_threads() == threads
+
+
+def test_the_users_thread_count_is_kept(two_cores, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    torch.set_num_threads(1)
+    launch.share_cores(Config(), on_cpu=True)
+    assert torch.get_num_threads() == 1
+
+
+def test_wrapper_for_cpu_keeps_the_users_settings(monkeypatch):
+    backends = []
+    monkeypatch.setattr(launch.dist, 'init_process_group', backends.append)
+    cfg = Config(dict(launcher='pytorch', find_unused_parameters=True))
+    launch.distribute_on_cpu(cfg)
+    assert backends == ['gloo']
+    assert cfg.model_wrapper_cfg == dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=True,
+        device_ids=None,
+    )
+    own = dict(type='MyWrapper', broadcast_buffers=True, static_graph=True, device_ids=[0])
+    cfg = Config(dict(launcher='pytorch', model_wrapper_cfg=own))
+    launch.distribute_on_cpu(cfg)
+    assert cfg.model_wrapper_cfg == dict(own, find_unused_parameters=False, device_ids=None)
+
+
+def test_slurm_on_cpu_is_refused():
+    with pytest.raises(ValueError, match='dist_train.sh'):
+        launch.distribute_on_cpu(Config(dict(launcher='slurm')))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    launch.check_gpu_count()
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    with pytest.raises(ValueError, match=r'finds 1 GPU\(s\): start at most 1'):
+        launch.check_gpu_count()
+
+
+def test_amp(monkeypatch):
+    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD'))))
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    with pytest.raises(ValueError, match='--amp needs a GPU'):
+        launch.enable_amp(cfg)
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    for _ in range(2):  # asking twice changes nothing
+        launch.enable_amp(cfg)
+        assert cfg.optim_wrapper == dict(
+            type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='SGD')
+        )
+    cfg.optim_wrapper.type = 'OptimWrapperDict'
+    with pytest.raises(ValueError, match='OptimWrapperDict'):
+        launch.enable_amp(cfg)
+
+
+def test_resume_prefers_the_work_dir_to_pretrained_weights(tmp_path, capsys):
+    cfg = Config(dict(work_dir=str(tmp_path), load_from='pretrained.pth'))
+    launch.resume_latest(cfg, explicit=False)
+    assert cfg.load_from == 'pretrained.pth' and not cfg.get('resume')
+    assert 'starts afresh' in capsys.readouterr().out
+
+    (tmp_path / 'iter_4.pth').touch()
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_4.pth'))
+    launch.resume_latest(cfg, explicit=False)
+    assert cfg.load_from == str(tmp_path / 'iter_4.pth') and cfg.resume
+
+    cfg = Config(dict(work_dir=str(tmp_path), load_from='chosen.pth'))
+    launch.resume_latest(cfg, explicit=True)
+    assert cfg.load_from == 'chosen.pth' and cfg.resume

@@ -1,0 +1,127 @@
+# Licensed under the Apache License, Version 2.0.
+import pickle
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import CheckpointHook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+from mmseg_reco.engine.checkpoint import load_local, safe_checkpoint_loading
+from mmseg_reco.engine.hooks import SafeCheckpointHook
+
+ITERS = 12
+
+
+class Line(BaseModel):
+    """Fits y = 2 x; the running mean stands for buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
+
+    def forward(self, x, mode='tensor'):
+        x = torch.stack(x)
+        return dict(loss=(self.layers(x) - 2 * x).square().mean())
+
+    def val_step(self, data):
+        return [data]
+
+
+class Scores(BaseMetric):
+    """Hands out given scores, one per validation."""
+
+    default_prefix = None
+    values: list = []
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(mIoU=Scores.values.pop(0))
+
+
+def run(work_dir, name, iters, scores, hook=SafeCheckpointHook, trusted=()):
+    """Train up to ``iters``, from the latest checkpoint if there is one."""
+    Scores.values = list(scores)
+    torch.manual_seed(0)
+    data = [dict(x=torch.randn(1)) for _ in range(8)]
+    loader = dict(batch_size=4, num_workers=0, dataset=data)
+    runner = Runner(
+        Line(),
+        str(work_dir),
+        train_dataloader=dict(loader, sampler=dict(type='InfiniteSampler', shuffle=False)),
+        val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=3),
+        val_cfg=dict(),
+        val_evaluator=Evaluator(Scores()),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
+        param_scheduler=[
+            dict(type='PolyLR', power=0.9, end=ITERS, by_epoch=False),
+            dict(type='MultiStepLR', milestones=[5], by_epoch=False),
+        ],
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint=hook(by_epoch=False, interval=3, save_best='mIoU', max_keep_ckpts=1),
+        ),
+        log_processor=dict(by_epoch=False),
+        resume=True,
+        default_scope='mmengine',
+        experiment_name=name,
+        randomness=dict(seed=0),
+    )
+    with safe_checkpoint_loading(trusted):
+        runner.train()
+    return runner
+
+
+def history(runner, key):
+    return runner.message_hub.get_scalar(key).data[0]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    scores = [10.0, 30.0, 20.0, 25.0]
+    whole = run(tmp_path / 'whole', 'whole', ITERS, scores)
+    run(tmp_path / 'parts', 'first', 6, scores[:2])
+    resumed = run(tmp_path / 'parts', 'second', ITERS, scores[2:])
+
+    assert resumed.iter == ITERS
+    for key in ('train/loss', 'train/lr'):
+        assert len(history(resumed, key)) == ITERS
+        assert history(resumed, key) == pytest.approx(history(whole, key), rel=1e-6)
+    for name, value in whole.model.state_dict().items():
+        assert torch.allclose(resumed.model.state_dict()[name], value, rtol=1e-6), name
+    assert resumed.message_hub.get_info('best_score') == 30.0
+    # 25 after 30 is no new best; the kept files of the first part count in the second
+    assert sorted(path.name for path in (tmp_path / 'parts').glob('*.pth')) == [
+        'best_mIoU_iter_6.pth',
+        'iter_12.pth',
+    ]
+
+
+def test_a_new_best_after_resume_replaces_the_old(tmp_path):
+    run(tmp_path, 'old_best', 3, [10.0])
+    runner = run(tmp_path, 'new_best', 6, [20.0])
+    assert runner.message_hub.get_info('best_score') == 20.0
+    assert [path.name for path in tmp_path.glob('best*')] == ['best_mIoU_iter_6.pth']
+
+
+def test_checkpoints_are_plain_and_complete(tmp_path):
+    runner = run(tmp_path, 'plain', 3, [10.0])
+    checkpoint = torch.load(tmp_path / 'iter_3.pth', weights_only=True)
+    assert checkpoint['meta']['iter'] == 3
+    assert checkpoint['message_hub']['runtime_info']['best_score'] == 10.0
+    assert checkpoint['message_hub']['log_scalars']['train/loss']['log'].shape == (3,)
+    assert history(runner, 'train/loss').shape == (3,)  # the running hub is left as it was
+
+
+def test_stock_checkpoint_needs_consent(tmp_path):
+    run(tmp_path, 'stock', 3, [10.0], hook=CheckpointHook)
+    file = str(tmp_path / 'iter_3.pth')
+    with pytest.raises(pickle.UnpicklingError, match=f'--trust-checkpoint {file}'):
+        run(tmp_path, 'refused', 6, [20.0])
+    resumed = run(tmp_path, 'consent', 6, [20.0], trusted=[file])
+    assert len(history(resumed, 'train/loss')) == 6
+    assert load_local(str(tmp_path / 'iter_6.pth'))['meta']['iter'] == 6

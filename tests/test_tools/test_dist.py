@@ -1,0 +1,77 @@
+# Licensed under the Apache License, Version 2.0.
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+
+
+def bash(script, *args, cwd, **environment):
+    return subprocess.run(
+        ['bash', str(TOOLS / script), *map(str, args)],
+        cwd=cwd,
+        env=dict(os.environ, CUDA_VISIBLE_DEVICES='', PYTHON=sys.executable, **environment),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return str(sock.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_test_on_cpu(tiny_config):
+    here = tiny_config.parent
+    # the deeper stages of the backbone have no gradient here
+    args = ('tiny.py', 2, '--work-dir', 'out', '--cfg-options', 'find_unused_parameters=True')
+    trained = bash('dist_train.sh', *args, cwd=here, PORT=free_port())
+    assert trained.returncode == 0, trained.stderr
+    assert 'Iter(train) [4/4]' in trained.stdout
+    assert trained.stdout.count('No GPU found') == 1
+    checkpoint = torch.load(here / 'out' / 'iter_4.pth', weights_only=True)
+    assert not any(name.startswith('module.') for name in checkpoint['state_dict'])
+
+    args = ('tiny.py', 'out/iter_4.pth', 2)
+    tested = bash('dist_test.sh', *args, cwd=here, PORT=free_port())
+    assert tested.returncode == 0, tested.stderr
+    score = checkpoint['message_hub']['runtime_info']['best_score']
+    assert f'mIoU: {score:.4f}' in tested.stdout
+
+
+@pytest.mark.parametrize(
+    'script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh']
+)
+def test_missing_arguments_give_the_usage(script, tmp_path):
+    done = bash(script, cwd=tmp_path)
+    assert done.returncode == 2
+    assert 'usage:' in done.stderr and script in done.stderr
+
+
+def test_slurm_starts_one_task_per_gpu(tmp_path):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    done = bash(
+        'slurm_train.sh',
+        *('part', 'job', 'a config.py', '--amp'),
+        cwd=tmp_path,
+        PATH=f'{tmp_path}:{os.environ["PATH"]}',
+        GPUS='8',
+        SRUN_ARGS='--time=10 --exclusive',
+    )
+    words = done.stdout.splitlines()
+    assert {'--partition=part', '--ntasks=8', '--ntasks-per-node=4', '--gres=gpu:4'} <= set(words)
+    script = str(TOOLS / 'train.py')
+    assert words[-9:] == [
+        *('--time=10', '--exclusive', sys.executable, '-u', script),
+        *('a config.py', '--amp', '--launcher', 'slurm'),
+    ]
