@@ -1,0 +1,244 @@
+# Licensed under the Apache License, Version 2.0.
+"""The version check of the package, its wheel, the installer and the CI script."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import mmseg_reco
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def setup_env():
+    spec = importlib.util.spec_from_file_location('setup_env', ROOT / 'tools' / 'setup_env.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# The package's own check --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'versions',
+    [
+        dict(mmengine='0.10.7', mmcv='2.1.0', mmseg='1.2.2'),
+        dict(mmengine='0.10.0', mmcv='2.0.0', mmseg='1.2.0'),
+        dict(mmengine='0.11.0rc1', mmcv='2.1.0+cu121', mmseg='1.2.9'),
+    ],
+)
+def test_supported_versions_pass(versions):
+    mmseg_reco.check_versions(versions)
+
+
+@pytest.mark.parametrize(
+    ('module', 'version', 'remedy'),
+    [
+        ('mmcv', '2.2.0', "pip install 'mmcv>=2.0.0,<2.2.0'"),
+        ('mmcv', '1.7.1', "pip install 'mmcv>=2.0.0,<2.2.0'"),
+        ('mmcv', '2.0.0rc4', "pip install 'mmcv>=2.0.0,<2.2.0'"),
+        ('mmengine', '0.9.1', "pip install 'mmengine>=0.10,<1.0'"),
+        ('mmengine', '1.0.0', "pip install 'mmengine>=0.10,<1.0'"),
+        ('mmseg', '1.1.2', "pip install 'mmsegmentation>=1.2,<1.3'"),
+        ('mmseg', '1.3.0', "pip install 'mmsegmentation>=1.2,<1.3'"),
+    ],
+)
+def test_other_versions_are_refused_with_the_remedy(module, version, remedy):
+    with pytest.raises(ImportError) as caught:
+        mmseg_reco.check_versions({module: version})
+    assert f'{module} {version} is installed' in str(caught.value)
+    assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('missing', 'message'),
+    [('mmseg', 'mmseg_reco needs mmsegmentation'), ('mmcv._ext', 'without its compiled operators')],
+)
+def test_what_is_not_installed_is_named(monkeypatch, missing, message):
+    def import_module(name):
+        if name == missing or (name, missing) == ('mmcv.ops', 'mmcv._ext'):
+            raise ModuleNotFoundError(name=missing)
+        return __import__(name)
+
+    monkeypatch.setattr(mmseg_reco, 'import_module', import_module)
+    with pytest.raises(ImportError, match=message) as caught:
+        mmseg_reco._check_installed()
+    assert 'setup_env.py' in str(caught.value)
+
+
+# The wheel ----------------------------------------------------------------------------------------
+
+
+def test_wheel_holds_the_mim_extension(tmp_path):
+    source = tmp_path / 'source'
+    source.mkdir()
+    skip = shutil.ignore_patterns('__pycache__', '.mim')
+    for name in ('mmseg_reco', 'configs', 'tools', 'requirements'):
+        shutil.copytree(ROOT / name, source / name, ignore=skip)
+    for name in ('setup.py', 'pyproject.toml', 'requirements.txt', 'model-index.yml'):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation']
+    subprocess.run([*command, '-w', tmp_path, source], check=True, cwd=tmp_path)
+
+    (wheel,) = tmp_path.glob('*.whl')
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in ('tools/train.py', 'tools/dist_train.sh', 'model-index.yml'):
+        assert f'mmseg_reco/.mim/{name}' in names
+    assert any(name.startswith('mmseg_reco/.mim/configs/') for name in names)
+    assert 'mmseg_reco/engine/hooks/safe_checkpoint_hook.py' in names
+    metadata = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('METADATA')))
+    requires = [line for line in metadata.decode().splitlines() if line.startswith('Requires-Dist')]
+    # forks of these have other names, so that pip must not look for them
+    assert not any('mmcv' in line and 'extra' not in line for line in requires)
+    assert 'Requires-Dist: ftfy' in requires
+
+
+# The installer ------------------------------------------------------------------------------------
+
+
+def test_problems_are_found_one_by_one(setup_env):
+    problems = setup_env.find_problems(
+        sys.executable, ['numpy', 'numpy<1', 'no-such-package', 'mmcv>=2.0.0,<2.2.0', 'mmcv>=99']
+    )
+    assert set(problems) == {'numpy<1', 'no-such-package', 'mmcv>=99'}
+    assert problems['numpy<1'].startswith('version ')
+    assert 'PackageNotFoundError' in problems['no-such-package']
+
+
+def test_a_complete_python_is_used_as_it_is(setup_env, monkeypatch):
+    monkeypatch.setattr(setup_env, 'find_problems', lambda python, wanted: {})
+    assert setup_env.find_environment(['torch']) == sys.executable
+
+
+def test_an_existing_venv_comes_before_a_new_one(setup_env, monkeypatch, tmp_path):
+    monkeypatch.setattr(setup_env, 'find_problems', lambda python, wanted: {'mmcv': 'missing'})
+    monkeypatch.setattr(setup_env, 'VENV', tmp_path)
+    monkeypatch.setattr(setup_env.sys, 'prefix', sys.base_prefix)
+    monkeypatch.delenv('CONDA_PREFIX', raising=False)
+    created = []
+    monkeypatch.setattr(setup_env, 'create_venv', lambda: created.append(True))
+    python = tmp_path / 'bin' / 'python'
+    assert setup_env.find_environment(['mmcv']) == str(python) and created
+
+    created.clear()
+    python.parent.mkdir()
+    python.touch()
+    assert setup_env.find_environment(['mmcv']) == str(python) and not created
+
+
+@pytest.mark.parametrize('version', [(3, 9, 1), (3, 13, 0)])
+def test_other_pythons_are_refused(setup_env, monkeypatch, version):
+    monkeypatch.setattr(setup_env.sys, 'version_info', version)
+    with pytest.raises(SystemExit, match='3.10 to 3.12'):
+        setup_env.check_python_version()
+
+
+class Recorder:
+    """Stands for the commands of an Installer: records them, none fails but those named."""
+
+    def __init__(self, setup_env, monkeypatch, torch='2.13.0+cpu', failing=()):
+        self.calls, self.failing = [], failing
+        self.installer = setup_env.Installer(sys.executable)
+        monkeypatch.setattr(setup_env, 'reachable', lambda url: False)
+        monkeypatch.setattr(setup_env, 'find_problems', lambda python, wanted: {})
+        monkeypatch.setattr(self.installer, 'run', self.run)
+        monkeypatch.setattr(self.installer, 'ask', lambda code: torch)
+
+    def run(self, *args, quiet=False):
+        self.calls.append(' '.join(args))
+        return int(any(text in self.calls[-1] for text in self.failing))
+
+    def installs(self):
+        prefix = '-m pip install '
+        return [call.removeprefix(prefix) for call in self.calls if call.startswith(prefix)]
+
+
+NOT_THERE = "ModuleNotFoundError: No module named 'torch'"
+
+
+def test_torch_comes_before_what_is_built_against_it(setup_env, monkeypatch):
+    monkeypatch.setattr(setup_env.shutil, 'which', lambda name: None)  # no GPU
+    recorder = Recorder(setup_env, monkeypatch)
+    problems = {'ftfy': 'x', 'torch>=2.1': NOT_THERE, 'mmseg_reco': 'x'}
+    recorder.installer.install(problems)
+    assert recorder.installs() == [
+        'setuptools>=77,<81 wheel ninja packaging',
+        'torch==2.13.0+cpu',
+        'ftfy',
+        '--no-deps --no-build-isolation -e .',
+    ]
+    constraint = (ROOT / recorder.installer.env['PIP_CONSTRAINT'].split()[-1]).read_text()
+    assert 'setuptools>=77,<81' in constraint.splitlines()
+
+
+def test_torch_falls_back_to_what_there_is(setup_env, monkeypatch):
+    monkeypatch.setattr(setup_env.shutil, 'which', lambda name: None)
+    recorder = Recorder(setup_env, monkeypatch, failing=['torch==2.13.0'])
+    recorder.installer.install_torch(NOT_THERE)
+    assert recorder.installs() == ['torch==2.13.0+cpu', 'torch==2.13.0', 'torch>=2.1']
+
+
+def test_an_installed_torch_is_never_replaced(setup_env, monkeypatch):
+    recorder = Recorder(setup_env, monkeypatch)
+    with pytest.raises(SystemExit, match='left alone'):
+        recorder.installer.install_torch('version 1.13.1')
+    recorder.installer.install({'ftfy': 'x'})
+    assert not any('torch' in call for call in recorder.installs())
+
+
+def test_old_torch_gets_numpy_1(setup_env, monkeypatch):
+    recorder = Recorder(setup_env, monkeypatch, torch='2.1.2')
+    recorder.installer.install({'numpy': 'x'})
+    assert recorder.installs()[-1] == 'numpy numpy<2'
+
+
+def test_pip_failure_stops_with_a_hint(setup_env, monkeypatch):
+    recorder = Recorder(setup_env, monkeypatch, failing=['install ftfy'])
+    with pytest.raises(SystemExit, match='PIP_FIND_LINKS'):
+        recorder.installer.install({'ftfy': 'x'})
+
+
+def test_mmcv_is_proved_by_importing_its_operators(setup_env, monkeypatch):
+    """A wheel that pip kept for another torch does not load: it is compiled afresh."""
+    recorder = Recorder(setup_env, monkeypatch, failing=['--only-binary'])
+    builds, loads = [], iter([False, True, True])
+    monkeypatch.setattr(recorder.installer, 'build_mmcv', lambda *options: builds.append(options))
+    monkeypatch.setattr(recorder.installer, 'mmcv_works', lambda: next(loads))
+    recorder.installer.install_mmcv()
+    assert len(builds) == 2 and '--no-cache-dir' not in builds[0] and '--no-cache-dir' in builds[1]
+
+
+# make and CI --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('lint', 'test', 'summary', 'status'),
+    [
+        (0, 0, '==== 3 passed, 1 skipped in 0.12s ====', 0),
+        (0, 2, '==== 1 failed, 3 passed in 63.01s (0:01:03) ====', 1),
+        (2, 0, '3 passed in 0.12s', 1),
+        (0, 2, 'no tests ran in 0.01s', 1),
+    ],
+)
+def test_ci_ends_with_pytests_summary(tmp_path, lint, test, summary, status):
+    make = tmp_path / 'make'
+    make.write_text(
+        f'#!/bin/sh\n[ "$1" = lint ] && exit {lint}\n'
+        f'echo "$CI"; echo "{summary}"; echo "make: *** [test] Error" >&2; exit {test}\n'
+    )
+    make.chmod(0o755)
+    environment = dict(os.environ, PATH=f'{tmp_path}:{os.environ["PATH"]}')
+    done = subprocess.run(
+        [ROOT / '.ci' / 'run'], env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == status
+    assert done.stdout.splitlines()[0] == 'true'
+    assert done.stdout.splitlines()[-1] == summary
