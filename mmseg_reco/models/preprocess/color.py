@@ -135,14 +135,15 @@ class BatchColorJitter:
         self.ranges = (brightness, contrast, saturation, hue)
 
     def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
-        images = batch.images.clone()
+        images = torch.empty_like(batch.images)
         draws = uniforms(len(images), 6, generator)
         for i, (applied, order, *factors) in enumerate(draws):
+            image = batch.images[i]
             if applied < self.prob:
-                image = _to_working_dtype(images[i])
+                image = _to_working_dtype(image)
                 for k in _ORDERS[int(order * len(_ORDERS))]:
                     image = _ADJUSTMENTS[k](image, between(factors[k], self.ranges[k]))
-                images[i] = image
+            images[i] = image
         return batch._replace(images=images)
 
 
@@ -170,9 +171,11 @@ class BatchGaussianBlur:
         self.radius = int(3 * sigma[1] + 0.5)
 
     def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
-        images = batch.images.clone()
+        images = torch.empty_like(batch.images)
         for i, (applied, draw) in enumerate(uniforms(len(images), 2, generator)):
+            image = batch.images[i]
             if applied < self.prob:
                 sigma = between(draw, self.sigma)
-                images[i] = gaussian_blur(_to_working_dtype(images[i]), sigma, self.radius)
+                image = gaussian_blur(_to_working_dtype(image), sigma, self.radius)
+            images[i] = image
         return batch._replace(images=images)

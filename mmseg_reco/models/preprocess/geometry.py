@@ -74,28 +74,26 @@ def rescale_crop(
     rows, columns = (
         zip(*(x.to(device, non_blocking=True) for x in axis), strict=True) for axis in axes
     )
-    crops = []
+    out = PseudoBatch(*(x.new_empty(*x.shape[:-2], *crop_size) for x in batch))
     # Image by image: what is at work stays in the processor's cache.
-    for (image, label, confidence), row, column in zip(
-        zip(*batch, strict=True), rows, columns, strict=True
-    ):
+    for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
         top, bottom, down, nearest_row = row
         left, right, across, nearest_column = column
+        image = batch.images[i]
         image = image.index_select(1, top).lerp_(
             image.index_select(1, bottom), down[:, None].to(image.dtype)
         )
-        image = _take_columns(image, left).lerp_(
-            _take_columns(image, right), across.to(image.dtype)
+        torch.lerp(
+            _take_columns(image, left),
+            _take_columns(image, right),
+            across.to(image.dtype),
+            out=out.images[i],
         )
-        # One more row and column holds what padding gets.
-        label = F.pad(label, (0, 1, 0, 1), value=IGNORE_INDEX)
-        confidence = F.pad(confidence, (0, 1, 0, 1))
-        label, confidence = (
-            _take_columns(x.index_select(0, nearest_row), nearest_column)
-            for x in (label, confidence)
-        )
-        crops.append((image, label, confidence))
-    return PseudoBatch(*(torch.stack(part) for part in zip(*crops, strict=True)))
+        for source, target, fill in zip(batch[1:], out[1:], (IGNORE_INDEX, 0), strict=True):
+            # One more row and column holds what padding gets.
+            source = F.pad(source[i], (0, 1, 0, 1), value=fill)
+            target[i] = _take_columns(source.index_select(0, nearest_row), nearest_column)
+    return out
 
 
 @TASK_UTILS.register_module()
@@ -149,9 +147,8 @@ class BatchFlip:
         self.prob = prob
 
     def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
-        out = PseudoBatch(*(x.clone() for x in batch))
+        out = PseudoBatch(*(torch.empty_like(x) for x in batch))
         for i, (draw,) in enumerate(uniforms(len(batch.images), 1, generator)):
-            if draw < self.prob:
-                for source, target in zip(batch, out, strict=True):
-                    target[i] = source[i].flip(-1)
+            for source, target in zip(batch, out, strict=True):
+                target[i] = source[i].flip(-1) if draw < self.prob else source[i]
         return out

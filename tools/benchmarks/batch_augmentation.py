@@ -1,0 +1,189 @@
+# Licensed under the Apache License, Version 2.0.
+"""Time the augmentation of a pseudo-labelled batch: on tensors, and image by image with PIL.
+
+Both ways do rescale-crop, ClassMix, colour jitter, blur and flip, from and to normalised tensors,
+in turns in one process. The PIL way makes two trips (before and after mixing), as the published
+code does: the tensors become 8-bit images, are transformed one by one, and become tensors again.
+
+    python tools/benchmarks/batch_augmentation.py --threads 2
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from torch import Tensor
+
+from mmseg_reco.models.preprocess import (
+    BatchColorJitter,
+    BatchFlip,
+    BatchGaussianBlur,
+    BatchRescaleCrop,
+    ClassMix,
+    PseudoBatch,
+)
+
+MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+
+Sample = tuple[Image.Image, Image.Image, Image.Image]
+
+
+def to_pil(image: Tensor, label: Tensor, confidence: Tensor) -> Sample:
+    """Normalised image (3, H, W), label (H, W), confidence (H, W) to 8-bit images."""
+    image = ((image.cpu() * STD + MEAN) * 255).round().clamp(0, 255).byte()
+    return (
+        Image.fromarray(image.permute(1, 2, 0).numpy()),
+        Image.fromarray(label.cpu().byte().numpy()),
+        Image.fromarray((confidence.cpu() * 255).byte().numpy()),
+    )
+
+
+def from_pil(samples: list[Sample], device: torch.device) -> PseudoBatch:
+    """The inverse of :func:`to_pil`, for a whole batch."""
+    images, labels, confidence = (
+        torch.stack([torch.from_numpy(np.array(x)) for x in part])
+        for part in zip(*samples, strict=True)
+    )
+    images = (images.permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
+    return PseudoBatch(
+        images.contiguous().to(device), labels.long().to(device), (confidence / 255).to(device)
+    )
+
+
+def pil_rescale_crop(sample: Sample, crop: int, rng: np.random.Generator) -> Sample:
+    ratio = rng.uniform(0.5, 1.5)
+    size = tuple(int(side * ratio) for side in sample[0].size)
+    modes = (Image.BILINEAR, Image.NEAREST, Image.NEAREST)
+    image, label, confidence = (x.resize(size, m) for x, m in zip(sample, modes, strict=True))
+    right, bottom = max(crop - size[0], 0), max(crop - size[1], 0)
+    if right or bottom:
+        padding = ((0, bottom), (0, right), (0, 0))
+        image = Image.fromarray(np.pad(np.asarray(image), padding, mode='reflect'))
+        label = ImageOps.expand(label, (0, 0, right, bottom), fill=255)
+        confidence = ImageOps.expand(confidence, (0, 0, right, bottom), fill=0)
+    left = int(rng.integers(label.width - crop + 1))
+    top = int(rng.integers(label.height - crop + 1))
+    box = (left, top, left + crop, top + crop)
+    return image.crop(box), label.crop(box), confidence.crop(box)
+
+
+def pil_hue(image: Image.Image, shift: float) -> Image.Image:
+    hue, saturation, value = image.convert('HSV').split()
+    hue = Image.fromarray(np.asarray(hue) + np.uint8(int(shift * 255) % 256))
+    return Image.merge('HSV', (hue, saturation, value)).convert('RGB')
+
+
+def pil_color(sample: Sample, rng: np.random.Generator) -> Sample:
+    image, label, confidence = sample
+    if rng.random() < 0.8:
+        for k in rng.permutation(4):
+            if k == 3:
+                image = pil_hue(image, rng.uniform(-0.25, 0.25))
+            else:
+                enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[k]
+                image = enhance(image).enhance(rng.uniform(0.75, 1.25))
+    if rng.random() < 0.5:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.15, 1.15)))
+    if rng.random() < 0.5:
+        image, label, confidence = (
+            x.transpose(Image.FLIP_LEFT_RIGHT) for x in (image, label, confidence)
+        )
+    return image, label, confidence
+
+
+def loop_class_mix(batch: PseudoBatch) -> PseudoBatch:
+    mixed = []
+    for i, labels in enumerate(batch.labels):
+        classes = labels.unique()
+        classes = classes[classes != 255]
+        kept = classes[torch.randperm(len(classes))[: len(classes) // 2]]
+        mask = (labels[:, :, None] == kept).any(dim=2)
+        mixed.append([torch.where(mask, x[i], x[(i + 1) % len(x)]) for x in batch])
+    return PseudoBatch(*(torch.stack(part) for part in zip(*mixed, strict=True)))
+
+
+def pil_way(batch: PseudoBatch, rng: np.random.Generator) -> PseudoBatch:
+    device, crop = batch.labels.device, batch.labels.shape[-1]
+    samples = [pil_rescale_crop(to_pil(*x), crop, rng) for x in zip(*batch, strict=True)]
+    batch = loop_class_mix(from_pil(samples, device))
+    samples = [pil_color(to_pil(*x), rng) for x in zip(*batch, strict=True)]
+    return from_pil(samples, device)
+
+
+def tensor_way() -> Callable[[PseudoBatch], PseudoBatch]:
+    rescale, mix, flip = BatchRescaleCrop(), ClassMix(), BatchFlip()
+    color, blur = BatchColorJitter(), BatchGaussianBlur()
+
+    def augment(batch: PseudoBatch) -> PseudoBatch:
+        mean, std = MEAN.to(batch.images), STD.to(batch.images)
+        batch = mix(rescale(batch))
+        batch = batch._replace(images=torch.addcmul(mean, batch.images, std).clamp_(0, 1))
+        batch = flip(blur(color(batch)))
+        return batch._replace(images=(batch.images - mean).div_(std))
+
+    return augment
+
+
+def make_batch(num: int, side: int, device: torch.device) -> PseudoBatch:
+    """Smooth random images with blocks of 21 classes."""
+    images = F.interpolate(torch.randn(num, 3, side // 8, side // 8), (side, side), mode='bicubic')
+    labels = torch.randint(21, (num, 1, 6, 6)).float()
+    labels = F.interpolate(labels, (side, side), mode='nearest')[:, 0].long()
+    batch = PseudoBatch(images.clamp(-2, 2), labels, torch.rand(num, side, side))
+    return PseudoBatch(*(x.to(device) for x in batch))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--batch-size', type=int, default=10)
+    parser.add_argument('--crop', type=int, default=321)
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--repeats', type=int, default=20)
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    batch = make_batch(args.batch_size, args.crop, device)
+    rng = np.random.default_rng(0)
+    augment = tensor_way()
+    ways = {'per image, PIL': lambda: pil_way(batch, rng), 'tensors': lambda: augment(batch)}
+
+    def synchronize() -> None:
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+
+    wall = {name: [] for name in ways}
+    cpu = {name: [] for name in ways}
+    for repeat in range(args.repeats + 2):
+        for name, way in ways.items():
+            synchronize()
+            start, cpu_start = time.perf_counter(), time.process_time()
+            way()
+            synchronize()
+            if repeat >= 2:  # the first two warm up
+                wall[name].append(1e3 * (time.perf_counter() - start))
+                cpu[name].append(1e3 * (time.process_time() - cpu_start))
+
+    shape = f'{args.batch_size} x 3 x {args.crop} x {args.crop}'
+    print(f'batch {shape}, {device}, {args.threads} thread(s)')
+    print(f'{"":16}{"median ms":>11}{"best ms":>11}{"CPU ms":>11}')
+    for name in ways:
+        print(
+            f'{name:16}{np.median(wall[name]):11.1f}{min(wall[name]):11.1f}'
+            f'{np.median(cpu[name]):11.1f}'
+        )
+    slow, fast = (np.array(wall[name]) for name in ways)
+    print(
+        f'ratio of medians {np.median(slow) / np.median(fast):.1f}, '
+        f'of bests {slow.min() / fast.min():.1f}'
+    )
+
+
+if __name__ == '__main__':
+    main()
