@@ -6,10 +6,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import init_default_scope
+
+import mmseg_reco  # noqa: F401  registers everything
 
 # One thread: the machines that run tests are small and shared. Child processes inherit it.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 torch.set_num_threads(1)
+
+
+
+@pytest.fixture(autouse=True)
+def mmseg_scope() -> None:
+    """Look modules up where a Runner with ``default_scope = 'mmseg'`` would."""
+    init_default_scope('mmseg')
+
 
 TINY_CONFIG = """
 default_scope = 'mmseg'

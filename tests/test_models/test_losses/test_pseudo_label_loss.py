@@ -10,7 +10,8 @@ from mmseg_reco.models import PseudoLabelLoss
 def loop_loss(logits, labels, confidence, threshold, average):
     """Plain loop over pixels."""
     terms = []
-    for image_logits, image_labels, image_confidence in zip(logits, labels, confidence):
+    for image_logits, image_labels, image_confidence in zip(
+            logits, labels, confidence, strict=True):
         valid = [(y, x) for y in range(labels.shape[1]) for x in range(labels.shape[2])
                  if image_labels[y, x] != 255]
         if not valid:

@@ -1,0 +1,126 @@
+# Licensed under the Apache License, Version 2.0.
+import pytest
+import torch
+import torch.nn as nn
+from mmseg.registry import MODELS
+from tiny_segmentor import NUM_CLASSES, SIZE, make_labels, make_sample, segmentor_config
+
+from mmseg_reco.models.segmentors.embedding_encoder_decoder import DenseOutput, dense_losses
+
+
+def build(config, **kwargs):
+    torch.manual_seed(0)
+    model = MODELS.build(dict(config, **kwargs))
+    model.init_weights()
+    return model
+
+
+def batch():
+    torch.manual_seed(1)
+    return torch.randn(2, 3, *SIZE), [make_sample(make_labels(i)) for i in range(2)]
+
+
+class Recorder(nn.Module):
+    loss_name = 'loss_recorded'
+
+    def forward(self, *inputs):
+        self.inputs = inputs
+        return inputs[0].sum() * 0
+
+
+@pytest.mark.parametrize('auxiliary', [False, True])
+def test_stock_losses_and_predictions_are_unchanged(auxiliary):
+    config = segmentor_config(auxiliary=auxiliary)
+    stock = build(config)
+    ours = build(config, type='EmbeddingEncoderDecoder', losses=[dict(type='ReCoLoss')])
+    missing, unexpected = ours.load_state_dict(stock.state_dict(), strict=False)
+    assert not unexpected and all(key.startswith('projector.') for key in missing)
+
+    expected, losses = stock.loss(*batch()), ours.loss(*batch())
+    assert set(losses) - set(expected) == {'loss_reco'}
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value)
+
+    stock.eval(), ours.eval()
+    inputs, samples = batch()
+    torch.testing.assert_close(
+        ours.predict(inputs, samples)[0].seg_logits.data,
+        stock.predict(inputs, samples)[0].seg_logits.data, rtol=0, atol=0)
+
+
+def test_checkpoint_loads_into_the_stock_class():
+    config = segmentor_config()
+    ours = build(config, type='EmbeddingEncoderDecoder', losses=[dict(type='ReCoLoss')])
+    missing, unexpected = build(config).load_state_dict(ours.state_dict(), strict=False)
+    assert not missing and unexpected and all(key.startswith('projector.') for key in unexpected)
+
+
+def test_prediction_does_not_run_the_projector():
+    ours = build(
+        segmentor_config(), type='EmbeddingEncoderDecoder', losses=[dict(type='ReCoLoss')]).eval()
+    ours.projector.register_forward_hook(lambda *_: pytest.fail('the projector ran'))
+    ours.predict(*batch())
+
+
+def test_without_losses_there_is_no_projector():
+    ours = build(segmentor_config(), type='EmbeddingEncoderDecoder')
+    assert ours.projector is None and set(ours.state_dict()) == set(
+        build(segmentor_config()).state_dict())
+
+
+def test_every_parameter_gets_a_gradient():
+    ours = build(
+        segmentor_config(auxiliary=True), type='EmbeddingEncoderDecoder',
+        losses=[dict(type='ReCoLoss')])
+    loss, _ = ours.parse_losses(ours.loss(*batch()))
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in ours.projector.layers[0].conv.parameters())
+
+
+def test_losses_see_representations_nearest_labels_and_probabilities():
+    inputs, samples = batch()
+    model = build(
+        segmentor_config(), type='EmbeddingEncoderDecoder', projector=dict(embed_dims=7)).eval()
+    dense, recorder = model.forward_dense(inputs), Recorder()
+    labels = torch.stack([sample.gt_sem_seg.data[0] for sample in samples])
+    assert set(dense_losses([recorder], dense, labels)) == {'loss_recorded'}
+    embeddings, small, probs = recorder.inputs
+    assert embeddings.shape == (2, 7, SIZE[0] // 4, SIZE[1] // 4) and embeddings.requires_grad
+    torch.testing.assert_close(small, labels[:, ::4, ::4])
+    assert not probs.requires_grad and probs.shape[1] == NUM_CLASSES
+    torch.testing.assert_close(probs.sum(1), torch.ones_like(probs[:, 0]))
+    torch.testing.assert_close(probs.argmax(1), dense.logits.argmax(1))
+
+
+def test_cross_entropies_average_over_labels_unless_told_otherwise():
+    config = segmentor_config()
+    config['decode_head']['loss_decode'] = dict(type='CrossEntropyLoss')
+    inputs, samples = batch()
+    for sample in samples:  # three labelled pixels in all
+        sample.gt_sem_seg.data.fill_(255)
+    samples[0].gt_sem_seg.data[0, 5, 3:6] = torch.tensor([0, 1, 2])
+    ours = build(config, type='EmbeddingEncoderDecoder')
+    stock = build(config, type='EmbeddingEncoderDecoder', avg_non_ignore=False)
+    share = 3 / (2 * SIZE[0] * SIZE[1])
+    torch.testing.assert_close(
+        stock.loss(inputs, samples)['decode.loss_ce'],
+        ours.loss(inputs, samples)['decode.loss_ce'] * share)
+
+
+def test_dense_outputs_split_and_join():
+    a, b = torch.randn(5, 2), torch.randn(5, 3)
+    dense = DenseOutput((a, [b]), (a, None), None)
+    assert dense.logits is a
+    first, second = dense.split(2)
+    torch.testing.assert_close(first.features[1][0], b[:2])
+    joined = DenseOutput.cat(first, second)
+    torch.testing.assert_close(joined.features[0], a)
+    torch.testing.assert_close(joined.features[1][0], b)
+    assert joined.outputs[1] is None and joined.embeddings is None
+
+
+def test_a_wrong_tap_is_refused_at_build():
+    with pytest.raises(ValueError, match='sep_bottleneck'):
+        build(segmentor_config(), type='EmbeddingEncoderDecoder', tap='sep_bottleneck',
+              losses=[dict(type='ReCoLoss')])

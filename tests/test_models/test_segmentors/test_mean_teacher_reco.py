@@ -1,0 +1,237 @@
+# Licensed under the Apache License, Version 2.0.
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmseg.registry import MODELS
+from tiny_segmentor import SIZE, make_batch, make_labels, segmentor_config
+
+from mmseg_reco.models.segmentors.mean_teacher_reco import MeanTeacherReCo
+
+RECO = dict(type='ReCoLoss', num_queries=16, num_negatives=32)
+#: No randomness between the teacher and the student.
+STILL = dict(mix=None, rescale_crop=None, strong_augments=[])
+
+
+def build(segmentor=None, **kwargs):
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(type='MeanTeacherReCo', segmentor=segmentor or segmentor_config(),
+             **{'losses': [RECO], **kwargs}))
+    model.init_weights()
+    return model.train()
+
+
+def test_losses_and_gradients():
+    model = build(segmentor_config(auxiliary=True))
+    losses = model.loss(*make_batch())
+    assert set(losses) == {
+        'sup.decode.loss_ce', 'sup.decode.acc_seg', 'sup.aux.loss_ce', 'sup.aux.loss_dice',
+        'sup.aux.acc_seg', 'loss_unsup', 'loss_reco'}
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.student.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
+
+
+@pytest.mark.parametrize('joint_forward', [True, False])
+@pytest.mark.parametrize('threshold', [None, 0.5])
+def test_step_equals_the_algorithm_written_out(joint_forward, threshold):
+    """Group normalisation has no batch statistics, so one pass or two give the same."""
+    model = build(
+        segmentor_config('GN'), **STILL, loss_unsup=dict(type='PseudoLabelLoss',
+                                                         strong_threshold=0.6),
+        semi_train_cfg=dict(joint_forward=joint_forward, weak_threshold=0.4,
+                            self_label_threshold=threshold))
+    for network in (model.student, model.teacher):  # sharper than a fresh classifier
+        network.decode_head.conv_seg.weight.data *= 50
+    inputs, samples = make_batch(given=True)
+    torch.manual_seed(5)
+    losses = model.loss(inputs, copy.deepcopy(samples))
+
+    labels, given = (torch.stack([sample.gt_sem_seg.data[0] for sample in samples[branch]])
+                     for branch in ('sup', 'unsup'))
+    with torch.no_grad():
+        teacher = model.teacher._forward(inputs['unsup'])
+        confidence, pseudo = F.interpolate(
+            teacher, SIZE, mode='bilinear').softmax(1).max(1)
+    pseudo[given != 255] = given[given != 255]
+    confidence[given != 255] = 1
+
+    images = torch.cat([inputs['sup'], inputs['unsup']])
+    student = model.student.forward_dense(images)
+    logits = F.interpolate(student.logits, SIZE, mode='bilinear')
+    torch.testing.assert_close(
+        losses['sup.decode.loss_ce'], F.cross_entropy(logits[:2], labels, ignore_index=255))
+
+    weights = (confidence >= 0.6).flatten(1).float().mean(1)
+    per_pixel = F.cross_entropy(logits[2:], pseudo, reduction='none')
+    torch.testing.assert_close(losses['loss_unsup'], (weights[:, None, None] * per_pixel).mean(),
+                               rtol=1e-4, atol=0)
+
+    trusted = torch.cat([labels, pseudo])
+    trusted[2:][confidence < 0.4] = 255
+    if threshold is not None:
+        own_confidence, own = logits[:2].detach().softmax(1).max(1)
+        fill = (labels == 255) & (own_confidence >= threshold)
+        assert fill.any() and not fill.all()
+        trusted[:2][fill] = own[fill]
+    torch.manual_seed(5)
+    expected = model.losses[0](
+        student.embeddings, trusted[:, ::4, ::4].contiguous(), student.logits.softmax(1))
+    torch.testing.assert_close(losses['loss_reco'], expected, rtol=1e-4, atol=0)
+
+
+def test_teacher_labels_in_eval_mode():
+    model = build(**STILL)
+    assert model.student.training and not model.teacher.training
+    assert not any(module.training for module in model.teacher.modules())
+    statistics = copy.deepcopy(dict(model.teacher.named_buffers()))
+    model.loss(*make_batch())
+    for name, value in model.teacher.named_buffers():
+        torch.testing.assert_close(value, statistics[name], rtol=0, atol=0)
+    model.eval()
+    assert not model.student.training
+
+
+def test_given_labels_override_the_teacher_with_confidence_one():
+    model, (inputs, samples) = build(), make_batch(given=True)
+    batch = model.pseudo_label(inputs['unsup'], samples['unsup'])
+    given = torch.stack([sample.gt_sem_seg.data[0] for sample in samples['unsup']])
+    known = given != 255
+    assert known.any() and (batch.labels[known] == given[known]).all()
+    assert (batch.confidence[known] == 1).all() and (batch.confidence[~known] < 1).all()
+    assert (batch.labels != 255).all()
+
+
+def test_padding_is_ignored():
+    model, (inputs, samples) = build(), make_batch()
+    samples['unsup'][1].set_metainfo(dict(img_shape=(20, 30)))
+    batch = model.pseudo_label(inputs['unsup'], samples['unsup'])
+    inside = torch.zeros(SIZE, dtype=torch.bool)
+    inside[:20, :30] = True
+    assert torch.equal(batch.labels[1] != 255, inside)
+    assert torch.equal(batch.confidence[1] > 0, inside)
+    assert (batch.labels[0] != 255).all()
+
+
+def test_hidden_truth_is_for_diagnostics_alone():
+    results = []
+    for flip in (False, True):
+        model, (inputs, samples) = build(), make_batch()
+        for sample in samples['unsup']:
+            if flip:
+                sample.hidden_sem_seg.data = 3 - sample.hidden_sem_seg.data
+        torch.manual_seed(7)
+        losses = model.loss(inputs, samples)
+        results.append((losses, model.diagnostics['pseudo_label_acc']))
+    for name, value in results[0][0].items():
+        torch.testing.assert_close(value, results[1][0][name], rtol=0, atol=0)
+    assert results[0][1] != results[1][1]
+
+
+def test_pseudo_label_accuracy_is_the_share_of_right_pixels():
+    model, (inputs, samples) = build(), make_batch()
+    batch = model.pseudo_label(inputs['unsup'], samples['unsup'])
+    truth = torch.stack([sample.hidden_sem_seg.data[0] for sample in samples['unsup']])
+    assert model.diagnostics['pseudo_label_acc'] == (batch.labels == truth).float().mean()
+    del samples['unsup'][0].hidden_sem_seg
+    model.pseudo_label(inputs['unsup'], samples['unsup'])
+    assert 'pseudo_label_acc' not in model.diagnostics
+
+
+def test_strong_view_keeps_image_and_label_together():
+    """Images whose colour is their label: every augmentation must move both alike."""
+    model = build(rescale_crop=dict(type='BatchRescaleCrop', ratio_range=(1.2, 1.2)),
+                  strong_augments=[dict(type='BatchFlip')])
+    inputs, samples = make_batch()
+    for i, sample in enumerate(samples['unsup']):
+        sample.gt_sem_seg.data = make_labels(i, ignored=0)[None]
+    batch = model.pseudo_label(inputs['unsup'], samples['unsup'])
+    images = model.data_preprocessor.from_rgb(
+        (batch.labels[:, None] / 8).expand(-1, 3, -1, -1))
+    torch.manual_seed(3)
+    strong = model.strong_view(batch._replace(images=images))
+    colours = model.data_preprocessor.to_rgb(strong.images)[:, 0] * 8
+    valid = strong.labels != 255
+    # Bilinear images blur the edges of blocks by a pixel; labels are nearest.
+    assert ((colours - strong.labels).abs()[valid] < 0.05).float().mean() > 0.75
+    assert not torch.equal(strong.labels, batch.labels)
+
+
+@pytest.mark.parametrize('mix', ['ClassMix', 'CutMix', 'CutOut'])
+def test_mixing_baselines_have_no_projector(mix):
+    model = build(losses=[], mix=dict(type=mix))
+    assert model.student.projector is None
+    losses = model.loss(*make_batch())
+    assert 'loss_reco' not in losses
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert all(p.grad is not None for p in model.student.parameters())
+
+
+def test_prediction_is_the_teachers_or_the_students():
+    model = build().eval()
+    inputs, samples = make_batch()
+    for name in ('teacher', 'student'):
+        model.semi_test_cfg['predict_on'] = name
+        expected = getattr(model, name).predict(inputs['sup'], copy.deepcopy(samples['sup']))
+        predicted = model.predict(inputs['sup'], copy.deepcopy(samples['sup']))
+        assert torch.equal(predicted[0].seg_logits.data, expected[0].seg_logits.data)
+    assert build().semi_test_cfg == dict(predict_on='teacher')
+    model.semi_test_cfg['predict_on'] = 'tutor'
+    with pytest.raises(ValueError, match='tutor'):
+        model.predict(inputs['sup'])
+
+
+def test_a_plain_checkpoint_starts_both_networks():
+    model = build()
+    plain = MODELS.build(segmentor_config())
+    missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected and all('projector' in key for key in missing)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[f'student.{name}'], value)
+        assert torch.equal(model.state_dict()[f'teacher.{name}'], value)
+
+
+def test_own_checkpoint_round_trip():
+    first, second = build(), build()
+    with torch.no_grad():
+        for p in first.parameters():
+            p.add_(1)
+    second.load_state_dict(first.state_dict())
+    for name, value in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value)
+
+
+@pytest.mark.parametrize('labels', [255, 2], ids=['nothing labelled', 'one class'])
+def test_degenerate_batches_are_finite(labels):
+    model, (inputs, samples) = build(), make_batch(labeled=1, unlabeled=1)
+    for sample in samples['sup'] + samples['unsup']:
+        sample.gt_sem_seg.data.fill_(labels)
+    loss, _ = model.parse_losses(model.loss(inputs, samples))
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.student.parameters())
+
+
+@pytest.mark.parametrize('argument, message', [
+    (dict(semi_train_cfg=dict(weak_treshold=0.7)), 'weak_treshold.*weak_threshold'),
+    (dict(semi_train_cfg=dict(weak_threshold=7)), 'weak_threshold.*7'),
+    (dict(segmentor=dict(type='CascadeEncoderDecoder')), 'CascadeEncoderDecoder'),
+])
+def test_bad_configs_are_refused(argument, message):
+    with pytest.raises(ValueError, match=message):
+        build(**argument)
+
+
+def test_defaults_are_the_papers():
+    model = build(losses=[dict(type='ReCoLoss')])
+    reco = model.losses[0]
+    assert (reco.num_queries, reco.num_negatives, reco.temperature) == (256, 512, 0.5)
+    assert reco.strong_threshold == model.loss_unsup.strong_threshold == 0.97
+    assert model.weak_threshold == 0.7 and reco.loss_weight == model.loss_unsup.loss_weight == 1
+    assert type(model.mix).__name__ == 'ClassMix' and len(model.strong_augments) == 3
+    assert MeanTeacherReCo.train_defaults['self_label_threshold'] is None
