@@ -375,4 +375,7 @@ def explain_build_failure() -> str:
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        stop('Interrupted. The next run goes on from here.')
