@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
 """InfoNCE over sampled keys, without ever holding [queries, keys, channels].
 
-On the CPU the products are sparse ones, over the sampled pairs alone; elsewhere keys are gathered in
+On the CPU the products are sparse, over the sampled pairs alone; elsewhere keys are gathered in
 blocks; where there are fewer pixels than draws, the dense product is the smaller one.
 """
 import warnings

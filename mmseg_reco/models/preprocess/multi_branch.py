@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
+import torch
 from mmengine.model import BaseDataPreprocessor
 from mmseg.registry import MODELS
 from mmseg.utils import ConfigType
@@ -47,14 +48,16 @@ class MultiBranchDataPreprocessor(BaseDataPreprocessor):
         """Undo the normalisation: images (B, 3, H, W) to RGB in [0, 1]."""
         stock = self.data_preprocessor
         if stock._enable_normalize:
-            images = images * stock.std + stock.mean
-        images = (images / 255).clamp(0, 1)
+            images = torch.addcmul(stock.mean / 255, images, stock.std / 255)
+        else:
+            images = images / 255
+        images.clamp_(0, 1)
         return images if stock.channel_conversion else images.flip(1)
 
     def from_rgb(self, images: Tensor) -> Tensor:
         """The inverse of :meth:`to_rgb`."""
         stock = self.data_preprocessor
-        images = (images if stock.channel_conversion else images.flip(1)) * 255
+        images = images if stock.channel_conversion else images.flip(1)
         if stock._enable_normalize:
-            images = (images - stock.mean) / stock.std
-        return images
+            return torch.addcmul(-stock.mean / stock.std, images, 255 / stock.std)
+        return images * 255

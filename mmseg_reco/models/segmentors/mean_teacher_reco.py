@@ -23,8 +23,8 @@ class MeanTeacherReCo(SemiBaseSegmentor):
 
     Args:
         mix (dict, optional): ``ClassMix``, ``CutMix`` or ``CutOut``; None for no mixing.
-        rescale_crop (dict, optional): First augmentation of the pseudo-labelled batch; crops to
-            the size of the labelled images unless told otherwise.
+        rescale_crop (dict, optional): First augmentation of the pseudo-labelled batch. It keeps
+            the size of the images unless ``crop_size`` says otherwise.
         strong_augments (Sequence[dict]): Augmentations after mixing; they see RGB in [0, 1].
         loss_unsup (dict): Loss on pseudo-labels, called with (logits, labels, confidence).
         losses (Sequence[dict]): Losses on representations; ``[]`` leaves the mixing baseline.

@@ -126,7 +126,14 @@ class SemiBaseSegmentor(BaseSegmentor):
 
         Returns:
             DenseOutput: Of the labelled images followed by the unlabelled ones.
+
+        Raises:
+            ValueError: If the two halves differ in size.
         """
+        if labeled.shape[1:] != unlabeled.shape[1:]:
+            raise ValueError(
+                f'labelled images are {tuple(labeled.shape[2:])} and unlabelled ones '
+                f'{tuple(unlabeled.shape[2:])} (height, width): give both the same crop_size')
         if self.semi_train_cfg['joint_forward']:
             return self.student.forward_dense(torch.cat([labeled, unlabeled]))
         return DenseOutput.cat(

@@ -227,6 +227,13 @@ def test_bad_configs_are_refused(argument, message):
         build(**argument)
 
 
+def test_halves_of_different_size_are_refused():
+    model = build(rescale_crop=dict(type='BatchRescaleCrop', crop_size=(24, 40)))
+    inputs, samples = make_batch()
+    with pytest.raises(ValueError, match=r'\(32, 40\).*\(24, 40\).*crop_size'):
+        model.loss(inputs, samples)
+
+
 def test_defaults_are_the_papers():
     model = build(losses=[dict(type='ReCoLoss')])
     reco = model.losses[0]

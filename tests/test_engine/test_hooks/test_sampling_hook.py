@@ -1,0 +1,118 @@
+# Licensed under the Apache License, Version 2.0.
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn as nn
+from mmengine.hooks import LoggerHook
+from mmengine.logging import MessageHub
+
+from mmseg_reco.engine import SamplingHook
+from mmseg_reco.engine.hooks.sampling_hook import scheduled_value
+from mmseg_reco.models import PseudoLabelLoss, ReCoLoss
+
+
+class Model(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.losses = nn.ModuleList([ReCoLoss()])
+        self.loss_unsup = PseudoLabelLoss()
+        self.weak_threshold = 0.7
+        self.num_queries_elsewhere = nn.Linear(1, 1)
+
+
+class Visualizer:
+
+    def __init__(self):
+        self.scalars = dict()
+
+    def add_scalars(self, scalars, step):
+        self.scalars[step] = scalars
+
+
+@pytest.fixture
+def runner(request):
+    dataset = SimpleNamespace(metainfo=dict(classes=('sky', 'road')))
+    return SimpleNamespace(
+        model=Model(), iter=0, hooks=[LoggerHook(interval=4)], visualizer=Visualizer(),
+        message_hub=MessageHub.get_instance(request.node.name),
+        train_dataloader=SimpleNamespace(dataset=dataset))
+
+
+@pytest.mark.parametrize('step, value', [(0, 2), (10, 2), (15, 4), (20, 6), (30, 1), (99, 1)])
+def test_schedules_are_piecewise_linear(step, value):
+    assert scheduled_value([(10, 2), (20, 6), (30, 1)], step) == value
+
+
+def test_schedule_reaches_the_losses(runner):
+    hook = SamplingHook(dict(
+        num_queries=[(0, 10), (10, 21)], temperature=[(0, 1), (10, 0.5)],
+        strong_threshold=[(0, 0.5), (10, 0.9)], weak_threshold=[(0, 0.1), (10, 0.7)]))
+    hook.before_train(runner)
+    reco, model = runner.model.losses[0], runner.model
+    for step, expected in ((0, (10, 1, 0.5, 0.1)), (5, (16, 0.75, 0.7, 0.4)),
+                           (20, (21, 0.5, 0.9, 0.7))):
+        runner.iter = step
+        hook.before_train_iter(runner, step)
+        assert isinstance(reco.num_queries, int)
+        assert (reco.num_queries, reco.temperature, reco.strong_threshold,
+                model.weak_threshold) == pytest.approx(expected)
+        assert model.loss_unsup.strong_threshold == reco.strong_threshold
+
+
+def test_statistics_are_means_over_the_interval(runner):
+    hook = SamplingHook()
+    hook.before_train(runner)
+    assert hook.interval == 4
+    values = torch.arange(8.)
+    for step in range(8):
+        runner.iter = step
+        runner.model.losses[0].diagnostics = dict(
+            hard_query_share=values[step], classes_present=torch.tensor(step),
+            negatives_per_class=torch.stack([values[step], 2 * values[step]]))
+        hook.after_train_iter(runner, step)
+        history = runner.message_hub.log_scalars.get('train/hard_query_share')
+        assert (history is None) == (step < 3)
+    assert history.data[0].tolist() == [1.5, 5.5]
+    assert runner.message_hub.get_scalar('train/classes_present').current() == 5.5
+    assert runner.visualizer.scalars == {
+        4: {'negatives_per_class/sky': 1.5, 'negatives_per_class/road': 3},
+        8: {'negatives_per_class/sky': 5.5, 'negatives_per_class/road': 11}}
+
+
+def test_a_real_forward_pass_is_recorded(runner):
+    torch.manual_seed(0)
+    labels = torch.tensor([[[0, 1], [1, 255]]])
+    runner.model.losses[0](
+        torch.randn(1, 3, 2, 2), labels, torch.tensor([[[[.99, .9], [.02, .5]],
+                                                        [[.01, .1], [.98, .5]]]]))
+    hook = SamplingHook(interval=1)
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 0)
+    get = runner.message_hub.get_scalar
+    assert get('train/hard_query_share').current() == pytest.approx(1 / 3)
+    assert get('train/classes_present').current() == 2
+    # Only class 1 has a hard query, and all its negatives are of class 0.
+    assert runner.visualizer.scalars[1] == {
+        'negatives_per_class/sky': 256 * 512, 'negatives_per_class/road': 0}
+
+
+@pytest.mark.parametrize('schedules, message', [
+    (dict(num_query=[(0, 1)]), '"num_query".*num_queries'),
+    (dict(num_queries=[(5, 1), (5, 2)]), 'must ascend'),
+    (dict(num_queries=[]), 'must ascend'),
+])
+def test_bad_schedules_are_refused(schedules, message):
+    with pytest.raises(ValueError, match=message):
+        SamplingHook(schedules)
+
+
+def test_values_out_of_range_and_schedules_without_a_taker_are_refused(runner):
+    hook = SamplingHook(dict(temperature=[(0, 0)]))
+    hook.before_train(runner)
+    with pytest.raises(ValueError, match='temperature must be > 0'):
+        hook.before_train_iter(runner, 0)
+    del runner.model.weak_threshold
+    with pytest.raises(ValueError, match='weak_threshold'):
+        SamplingHook(dict(weak_threshold=[(0, 0.7)])).before_train(runner)

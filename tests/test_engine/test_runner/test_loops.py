@@ -1,0 +1,60 @@
+# Licensed under the Apache License, Version 2.0.
+from types import SimpleNamespace
+
+import pytest
+import torch.nn as nn
+
+from mmseg_reco.engine import TeacherStudentValLoop
+
+
+class Model(nn.Module):
+    """Predicts its own name."""
+
+    def __init__(self):
+        super().__init__()
+        self.semi_test_cfg = dict(predict_on='teacher')
+
+    def val_step(self, data):
+        return [(self.semi_test_cfg['predict_on'], data)]
+
+
+class Evaluator:
+
+    def process(self, data_samples, data_batch):
+        self.seen = getattr(self, 'seen', []) + data_samples
+
+    def evaluate(self, size):
+        seen, self.seen = self.seen, []
+        return dict(size=size, count=len(seen), name=seen[0][0])
+
+
+def make_loop(model):
+    loop = object.__new__(TeacherStudentValLoop)
+    calls = []
+    loop._runner = SimpleNamespace(
+        model=model, call_hook=lambda name, **kwargs: calls.append((name, kwargs)))
+    loop.evaluator, loop.fp16, loop.val_loss = Evaluator(), False, dict()
+    loop.dataloader = [10, 11, 12]
+    loop.dataloader = type('Loader', (list, ), dict(dataset=range(3)))(loop.dataloader)
+    return loop, calls
+
+
+@pytest.mark.parametrize('predict_on', ['teacher', 'student'])
+def test_both_networks_are_scored(predict_on):
+    model = Model()
+    model.semi_test_cfg['predict_on'] = predict_on
+    loop, calls = make_loop(model)
+    metrics = loop.run()
+    assert metrics == {
+        'teacher/size': 3, 'teacher/count': 3, 'teacher/name': 'teacher',
+        'student/size': 3, 'student/count': 3, 'student/name': 'student'}
+    assert model.semi_test_cfg['predict_on'] == predict_on and not model.training
+    names = [name for name, _ in calls]
+    assert names.count('before_val_epoch') == names.count('after_val_epoch') == 1
+    assert dict(calls)['after_val_epoch'] == dict(metrics=metrics)
+
+
+def test_a_plain_model_is_refused():
+    loop, _ = make_loop(nn.Linear(1, 1))
+    with pytest.raises(TypeError, match='Linear.*ValLoop'):
+        loop.run()
