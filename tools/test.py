@@ -19,6 +19,7 @@ def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
             "default_hooks = dict(visualization=dict(type='SegVisualizationHook'))"
         )
     hook['draw'] = True
+    hook.setdefault('interval', 1)  # the hook's own default leaves most images out
     if args.show:
         hook.update(show=True, wait_time=args.wait_time)
     if args.show_dir:
@@ -40,7 +41,7 @@ def main() -> None:
     add_common_arguments(parser)
     parser.add_argument('--out', help='directory to save predictions to, for offline evaluation')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help="directory, below the run's own, to paint pictures to")
+    parser.add_argument('--show-dir', help='directory to paint predictions to')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds per shown picture')
     parser.add_argument('--tta', action='store_true', help='use test-time augmentation')
     args = parse_args(parser)

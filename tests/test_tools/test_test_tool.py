@@ -1,0 +1,53 @@
+# Licensed under the Apache License, Version 2.0.
+import argparse
+import importlib.util
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'test.py'
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location('test_tool', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def options(**changes):
+    return argparse.Namespace(**{**dict(show=False, show_dir=None, wait_time=2.0), **changes})
+
+
+def test_drawing_switches_the_hook_on_for_every_image(tool):
+    hook = dict(type='SegVisualizationHook')
+    cfg = Config(dict(default_hooks=dict(visualization=hook), visualizer=dict(type='V')))
+    tool.draw_predictions(cfg, options(show_dir='out'))
+    assert cfg.default_hooks.visualization == dict(hook, draw=True, interval=1)
+    assert cfg.visualizer.save_dir == 'out'
+
+    cfg = Config(dict(default_hooks=dict(visualization=dict(hook, interval=20))))
+    tool.draw_predictions(cfg, options(show=True))
+    expected = dict(hook, draw=True, interval=20, show=True, wait_time=2.0)
+    assert cfg.default_hooks.visualization == expected
+
+    with pytest.raises(ValueError, match='SegVisualizationHook'):
+        tool.draw_predictions(Config(dict(default_hooks={})), options(show=True))
+
+
+def test_tta_wraps_the_model(tool):
+    cfg = Config(
+        dict(
+            model=dict(type='EncoderDecoder'),
+            tta_model=dict(type='SegTTAModel'),
+            tta_pipeline=[dict(type='A')],
+            test_dataloader=dict(dataset=dict(pipeline=[dict(type='B')])),
+        )
+    )
+    tool.use_tta(cfg)
+    assert cfg.model == dict(type='SegTTAModel', module=dict(type='EncoderDecoder'))
+    assert cfg.test_dataloader.dataset.pipeline == [dict(type='A')]
+    with pytest.raises(ValueError, match='tta_pipeline'):
+        tool.use_tta(Config(dict(model={})))
