@@ -370,7 +370,7 @@ def explain_build_failure() -> str:
             "Python's headers are missing. On Debian and Ubuntu: "
             f'sudo apt install python{sys.version_info[0]}.{sys.version_info[1]}-dev\n'
         )
-    if shutil.which('nvcc'):
+    if shutil.which('nvcc') and shutil.which('nvidia-smi'):
         reasons += 'To leave the CUDA operators out: CUDA_VISIBLE_DEVICES= and run this again.\n'
     return reasons
 
