@@ -1,3 +1,4 @@
+# Licensed under the Apache License, Version 2.0.
 default_scope = 'mmseg'
 custom_imports = dict(imports=['mmseg_reco'])
 env_cfg = dict(
@@ -15,3 +16,13 @@ val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(
+        type='SafeCheckpointHook', by_epoch=False, interval=2000, max_keep_ckpts=2,
+        save_best='mIoU', rule='greater'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='SegVisualizationHook'))
+custom_hooks = [dict(type='CheckDataHook')]

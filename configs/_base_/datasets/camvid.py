@@ -1,3 +1,4 @@
+# Licensed under the Apache License, Version 2.0.
 # CamVid in the layout of the SegNet tutorial: 367 training and 101 validation images, 480x360.
 dataset_type = 'CamVidDataset'
 data_root = 'data/camvid'

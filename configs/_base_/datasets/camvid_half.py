@@ -1,3 +1,4 @@
+# Licensed under the Apache License, Version 2.0.
 # CamVid at half resolution, for two CPU cores. Validation scores at the full 480x360.
 _base_ = './camvid.py'
 crop_size = (180, 240)

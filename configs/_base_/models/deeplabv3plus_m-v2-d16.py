@@ -1,15 +1,17 @@
-# DeepLabV3+ on MobileNetV2 at output stride 16, slim enough for two CPU cores.
+# Licensed under the Apache License, Version 2.0.
+# DeepLabV3+ on MobileNetV2 at output stride 16, slim enough for two CPU cores. Classes and crop of
+# datasets/camvid_half.py.
 norm_cfg = dict(type='BN', requires_grad=True)
-data_preprocessor = dict(
-    type='SegDataPreProcessor',
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    bgr_to_rgb=True,
-    pad_val=0,
-    seg_pad_val=255)
 model = dict(
     type='EncoderDecoder',
-    data_preprocessor=data_preprocessor,
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+        size=(180, 240)),
     backbone=dict(
         type='MobileNetV2',
         strides=(1, 2, 2, 2, 1, 1, 1),

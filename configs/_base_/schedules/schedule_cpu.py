@@ -1,3 +1,4 @@
+# Licensed under the Apache License, Version 2.0.
 # A short schedule for two CPU cores.
 _base_ = './schedule_40k.py'
 max_iters = 1000
@@ -6,4 +7,3 @@ param_scheduler = [
     dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=0, end=max_iters, by_epoch=False)
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=500)
-default_hooks = dict(checkpoint=dict(interval=500))

@@ -1,0 +1,4 @@
+# Licensed under the Apache License, Version 2.0.
+# CutMix without ReCo.
+_base_ = './deeplabv2_r101_cityscapes_semi-20_classmix.py'
+model = dict(mix=dict(type='CutMix'))

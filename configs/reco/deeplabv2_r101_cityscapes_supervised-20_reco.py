@@ -1,0 +1,10 @@
+# Licensed under the Apache License, Version 2.0.
+# Supervised + ReCo.
+_base_ = './deeplabv2_r101_cityscapes_supervised-20.py'
+model = dict(
+    type='EmbeddingEncoderDecoder',
+    projector=dict(channels=None),
+    losses=[dict(type='ReCoLoss')])
+custom_hooks = [
+    *_base_.custom_hooks, dict(type='SamplingHook'), dict(type='ClassRelationHook')
+]

@@ -1,0 +1,4 @@
+# Licensed under the Apache License, Version 2.0.
+# CutMix without ReCo.
+_base_ = './deeplabv3plus_r101_cityscapes_partial_classmix.py'
+model = dict(mix=dict(type='CutMix'))

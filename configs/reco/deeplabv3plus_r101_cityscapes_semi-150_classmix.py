@@ -1,0 +1,5 @@
+# Licensed under the Apache License, Version 2.0.
+_base_ = './deeplabv3plus_r101_cityscapes_semi-20_classmix.py'
+train_dataloader = dict(
+    dataset=dict(
+        labeled='splits/150/0/labeled.txt', unlabeled='splits/150/0/unlabeled.txt'))
