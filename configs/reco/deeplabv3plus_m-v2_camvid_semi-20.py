@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/models/deeplabv3plus_m-v2-d16_mean-teacher.py',
     '../_base_/datasets/camvid_half_semi.py',
     '../_base_/schedules/schedule_cpu.py',
-    '../_base_/mean_teacher_runtime.py',
+    '../_base_/mean_teacher_runtime_cpu.py',
 ]
 train_dataloader = dict(
     dataset=dict(

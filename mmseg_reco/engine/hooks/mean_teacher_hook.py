@@ -7,7 +7,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
-BUFFERS = ('average', 'copy', 'skip')
+BUFFERS = ('copy', 'average', 'skip')
 
 
 def warmup_momentum(step: int, momentum: float) -> float:
@@ -27,15 +27,15 @@ def warmup_momentum(step: int, momentum: float) -> float:
 def update_teacher(student: nn.Module,
                    teacher: nn.Module,
                    momentum: float,
-                   buffers: str = 'average') -> None:
+                   buffers: str = 'copy') -> None:
     """Move the teacher towards the student: teacher += momentum * (student - teacher).
 
     Args:
         student (nn.Module): Source.
         teacher (nn.Module): Target, of the same structure; changed in place.
         momentum (float): In [0, 1]; 1 copies the student.
-        buffers (str): BN statistics and other buffers: 'average' moves floating-point ones like
-            parameters and copies the others, 'copy' copies all, 'skip' leaves all.
+        buffers (str): BN statistics and other buffers: 'copy' copies all, 'average' moves
+            floating-point ones like parameters and copies the others, 'skip' leaves all.
     """
     averaged = list(zip(teacher.parameters(), student.parameters(), strict=True))
     for target, source in zip(teacher.buffers(), student.buffers(), strict=True):
@@ -52,15 +52,19 @@ class MeanTeacherHook(Hook):
     """Keeps ``model.teacher`` the moving average of ``model.student`` (ReCo, Sec. 3.1).
 
     Named and parametrised as mmdet's hook of that name, with two differences. The decay warms up
-    (see :func:`warmup_momentum`). And BN statistics are averaged too, for a teacher that labels in
-    eval mode: with mmdet's default, ``skip_buffer=True``, they would stay at their initial values.
-    (The authors average parameters only and let the teacher's BN run on each batch.)
+    (see :func:`warmup_momentum`). And BN statistics follow the student, for a teacher that labels
+    in eval mode: with mmdet's default, ``skip_buffer=True``, they would stay at their initial
+    values. Copied ones serve a young teacher better than averaged ones: averaged weights give
+    smaller activations than the statistics of any student along the way.
+
+    The authors average parameters only and let the teacher's BN run on each batch. For that take
+    ``buffers='skip'`` together with ``semi_train_cfg=dict(teacher_train_mode=True)``.
 
     Args:
         momentum (float): Weight of the student, in (0, 1]. The paper's decay of 0.99 is 0.01.
         interval (int): Iterations between updates, >= 1.
         warmup (bool): Whether the decay warms up.
-        buffers (str): 'average', 'copy' or 'skip'; see :func:`update_teacher`.
+        buffers (str): 'copy', 'average' or 'skip'; see :func:`update_teacher`.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -70,7 +74,7 @@ class MeanTeacherHook(Hook):
                  momentum: float = 0.01,
                  interval: int = 1,
                  warmup: bool = True,
-                 buffers: str = 'average') -> None:
+                 buffers: str = 'copy') -> None:
         if not 0 < momentum <= 1:
             raise ValueError('MeanTeacherHook: momentum is the weight of the student, in (0, 1] '
                              f'(0.01 for a decay of 0.99); got {momentum!r}')

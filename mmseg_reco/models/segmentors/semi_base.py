@@ -18,7 +18,7 @@ class SemiBaseSegmentor(BaseSegmentor):
     """Student and teacher built from one segmentor config, as mmdet's SemiBaseDetector has it.
 
     The student learns by gradient; the teacher is its moving average (:class:`MeanTeacherHook`),
-    always in eval mode and without gradient. A method is a subclass that writes :meth:`loss`.
+    without gradient and in eval mode. A method is a subclass that writes :meth:`loss`.
 
     Args:
         segmentor (dict): Config of any stock ``EncoderDecoder``. Its type becomes
@@ -27,8 +27,9 @@ class SemiBaseSegmentor(BaseSegmentor):
             probs). Without any, no projector is built.
         projector (dict, optional): Config of the :class:`Projector`.
         tap (str): Where the projector reads the decode head; see ``EmbeddingEncoderDecoder``.
-        semi_train_cfg (dict, optional): Settings of the training step; ``joint_forward`` (bool,
-            True) here, more in a method.
+        semi_train_cfg (dict, optional): Settings of the training step: ``joint_forward`` (True),
+            see :meth:`forward_student`; ``teacher_train_mode`` (False), True for the published
+            code's teacher, whose BN runs on each batch; and more in a method.
         semi_test_cfg (dict, optional): ``predict_on``: 'teacher' (default) or 'student'.
         data_preprocessor (dict, optional): ``MultiBranchDataPreprocessor``. Anything else is
             replaced by one around the segmentor's own.
@@ -40,7 +41,7 @@ class SemiBaseSegmentor(BaseSegmentor):
     """
 
     #: Keys of ``semi_train_cfg`` and their defaults.
-    train_defaults = dict(joint_forward=True)
+    train_defaults = dict(joint_forward=True, teacher_train_mode=False)
 
     def __init__(self,
                  segmentor: ConfigType,
@@ -81,9 +82,9 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.diagnostics: dict[str, Tensor] = dict()
 
     def train(self, mode: bool = True) -> 'SemiBaseSegmentor':
-        """Switch mode; the teacher stays in eval mode, or its BN would run on each batch."""
+        """Switch mode; the teacher stays in eval mode unless the config says otherwise."""
         super().train(mode)
-        self.teacher.eval()
+        self.teacher.train(mode and self.semi_train_cfg['teacher_train_mode'])
         return self
 
     @torch.no_grad()

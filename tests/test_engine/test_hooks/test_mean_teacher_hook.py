@@ -22,10 +22,11 @@ def pair():
     return model
 
 
-def test_momentum_one_makes_the_teacher_equal_in_eval_mode():
+@pytest.mark.parametrize('buffers', ['copy', 'average'])
+def test_momentum_one_makes_the_teacher_equal_in_eval_mode(buffers):
     """The trap of averaging parameters alone: BN statistics must follow."""
     model = pair()
-    update_teacher(model.student, model.teacher, 1)
+    update_teacher(model.student, model.teacher, 1, buffers)
     images = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(
         model.teacher.eval()(images), model.student.eval()(images), rtol=0, atol=0)
@@ -35,7 +36,7 @@ def test_momentum_one_makes_the_teacher_equal_in_eval_mode():
 def test_update_is_the_written_average():
     model = pair()
     before = {name: value.clone() for name, value in model.teacher.state_dict().items()}
-    update_teacher(model.student, model.teacher, 0.25)
+    update_teacher(model.student, model.teacher, 0.25, 'average')
     student = model.student.state_dict()
     for name, value in model.teacher.state_dict().items():
         if value.is_floating_point():

@@ -96,6 +96,15 @@ def test_teacher_labels_in_eval_mode():
     assert not model.student.training
 
 
+def test_published_teacher_runs_its_batch_norm_on_each_batch():
+    model = build(**STILL, semi_train_cfg=dict(teacher_train_mode=True))
+    assert model.teacher.training
+    before = model.teacher.backbone.bn1.running_mean.clone()
+    model.loss(*make_batch())
+    assert not torch.equal(model.teacher.backbone.bn1.running_mean, before)
+    assert not model.eval().teacher.training
+
+
 def test_given_labels_override_the_teacher_with_confidence_one():
     model, (inputs, samples) = build(), make_batch(given=True)
     batch = model.pseudo_label(inputs['unsup'], samples['unsup'])
