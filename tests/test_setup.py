@@ -216,6 +216,29 @@ def test_mmcv_is_proved_by_importing_its_operators(setup_env, monkeypatch):
     assert len(builds) == 2 and '--no-cache-dir' not in builds[0] and '--no-cache-dir' in builds[1]
 
 
+def test_opencv_that_lacks_libgl_is_replaced(setup_env, monkeypatch):
+    recorder = Recorder(setup_env, monkeypatch)
+    libgl = {'cv2': 'ImportError: libGL.so.1: cannot open shared object file'}
+    monkeypatch.setattr(setup_env, 'find_problems', lambda p, w: libgl if w == ['cv2'] else {})
+    recorder.installer.install(libgl)
+    assert recorder.calls[-2:] == [
+        '-m pip uninstall -y -q opencv-python opencv-python-headless',
+        '-m pip install opencv-python-headless',
+    ]
+
+
+def test_a_missing_compiler_is_named(setup_env, monkeypatch, tmp_path):
+    monkeypatch.setattr(setup_env.sysconfig, 'get_path', lambda name: str(tmp_path))
+    monkeypatch.setattr(setup_env.shutil, 'which', lambda name: None)
+    explained = setup_env.explain_build_failure()
+    assert 'no C++ compiler' in explained and 'headers are missing' in explained
+    (tmp_path / 'Python.h').touch()
+    monkeypatch.setattr(
+        setup_env.shutil, 'which', lambda name: '/bin/g++' if 'g++' in name else None
+    )
+    assert not setup_env.explain_build_failure()
+
+
 # make and CI --------------------------------------------------------------------------------------
 
 
