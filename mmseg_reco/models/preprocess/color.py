@@ -149,7 +149,7 @@ class BatchColorJitter:
 
 @TASK_UTILS.register_module()
 class BatchGaussianBlur:
-    """Random Gaussian blur, each image with its own sigma (spec: training step, 4).
+    """Random Gaussian blur, each image with its own sigma (step 4 of docs/methods/reco.md).
 
     The kernel reaches to three times the largest sigma, rounded to whole pixels.
 

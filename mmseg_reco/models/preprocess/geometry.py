@@ -98,7 +98,7 @@ def rescale_crop(
 
 @TASK_UTILS.register_module()
 class BatchRescaleCrop:
-    """Random rescale and random crop, drawn for each image (spec: training step, 2).
+    """Random rescale and random crop, drawn for each image (step 2 of docs/methods/reco.md).
 
     Args:
         crop_size: (h, w) of the result; None keeps the size of the incoming batch.
@@ -136,7 +136,7 @@ class BatchRescaleCrop:
 
 @TASK_UTILS.register_module()
 class BatchFlip:
-    """Mirror each image left to right with probability ``prob`` (spec: training step, 4).
+    """Mirror each image left to right with probability ``prob`` (step 4 of docs/methods/reco.md).
 
     Raises:
         ValueError: ``prob`` is not in [0, 1].

@@ -92,7 +92,7 @@ def class_mix(batch: PseudoBatch, kept: Tensor) -> PseudoBatch:
 
 @TASK_UTILS.register_module()
 class CutOut:
-    """Remove a box of half the area from each image (spec: training step, 3).
+    """Remove a box of half the area from each image (step 3 of docs/methods/reco.md).
 
     Expects normalised images: the removed part becomes 0, the mean colour.
     """
@@ -104,7 +104,7 @@ class CutOut:
 
 @TASK_UTILS.register_module()
 class CutMix:
-    """Fill a box of half the area of each image from the next one (spec: training step, 3)."""
+    """Fill a box of half the area of each image from the next one (step 3 of docs/methods/reco.md)."""
 
     def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
         boxes = random_boxes(len(batch.labels), tuple(batch.labels.shape[1:]), generator)
@@ -113,7 +113,7 @@ class CutMix:
 
 @TASK_UTILS.register_module()
 class ClassMix:
-    """Paste half of an image's pseudo-classes onto the next one (spec: training step, 3).
+    """Paste half of an image's pseudo-classes onto the next one (step 3 of docs/methods/reco.md).
 
     ⌊n/2⌋ of the n classes present in pseudo-label i stay; all else, ignored pixels included, comes
     from image i + 1. Ignored pixels do not count as a class.
