@@ -104,7 +104,7 @@ class CutOut:
 
 @TASK_UTILS.register_module()
 class CutMix:
-    """Fill a box of half the area of each image from the next one (step 3 of docs/methods/reco.md)."""
+    """Fill a box of half the area from the next image (step 3 of docs/methods/reco.md)."""
 
     def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
         boxes = random_boxes(len(batch.labels), tuple(batch.labels.shape[1:]), generator)
