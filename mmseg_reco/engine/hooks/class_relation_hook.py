@@ -42,7 +42,7 @@ class RelationAverage:
 
 @HOOKS.register_module()
 class ClassRelationHook(Hook):
-    """Averages ReCo's class relation graph G over training (ReCo, Sec. 5).
+    """Averages ReCo's class relation graph G over training, to see which classes are close.
 
     The average survives an interruption in the checkpoint, and stands in
     ``<work dir>/class_relation.json`` (``classes``, ``relation`` with null for classes that never

@@ -49,7 +49,7 @@ def update_teacher(student: nn.Module,
 
 @HOOKS.register_module()
 class MeanTeacherHook(Hook):
-    """Keeps ``model.teacher`` the moving average of ``model.student`` (ReCo, Sec. 3.1).
+    """Keeps ``model.teacher`` the moving average of ``model.student`` (as in ReCo).
 
     Named and parametrised as mmdet's hook of that name, with two differences. The decay warms up
     (see :func:`warmup_momentum`). And BN statistics follow the student, for a teacher that labels

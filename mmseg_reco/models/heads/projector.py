@@ -10,7 +10,7 @@ from torch import Tensor
 
 @MODELS.register_module()
 class Projector(BaseModule):
-    """Representation head: 3×3 convolution, normalisation, ReLU, then 1×1 to D (ReCo, Sec. 4).
+    """Representation head: 3×3 convolution, normalisation, ReLU, then 1×1 to D, as in ReCo.
 
     Args:
         in_channels (int): Channels of the features it reads.

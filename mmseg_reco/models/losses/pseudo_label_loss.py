@@ -22,7 +22,7 @@ def confident_share(confidence: Tensor, valid: Tensor, threshold: float) -> Tens
 
 @MODELS.register_module()
 class PseudoLabelLoss(nn.Module):
-    """Cross-entropy to pseudo-labels, each image weighted by its confident share (ReCo, Eq. 4).
+    """Cross-entropy to pseudo-labels, each image weighted by its confident share (ReCo).
 
     After each forward pass ``diagnostics['confident_share']`` holds the mean share.
 

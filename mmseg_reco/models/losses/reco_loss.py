@@ -38,7 +38,7 @@ def class_means(rows: Tensor, labels: Tensor, count: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class ReCoLoss(nn.Module):
-    r"""Regional contrast (ReCo, ICLR 2022, Sec. 3.2 and Eq. 1).
+    r"""Regional contrast (ReCo, ICLR 2022, arXiv 2104.04465).
 
     For every class present in the mini-batch, hard pixels are queries, the mean representation of
     the class is the positive key, and pixels of other classes, preferably of close ones, are

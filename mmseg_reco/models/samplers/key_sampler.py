@@ -9,7 +9,7 @@ from .pixel_index import PixelIndex, pick, uniform
 
 @TASK_UTILS.register_module()
 class ActiveKeySampler:
-    """Negative keys from the classes that a query's class is close to (ReCo, Sec. 3.2).
+    """Negative keys from the classes that a query's class is close to (ReCo's active hard sampling).
 
     The class of every key of class c is drawn from softmax over q != c of G[c, q] / temperature,
     where G is the class relation graph, then a pixel uniformly from the valid pixels of that class.
@@ -78,7 +78,7 @@ class ActiveKeySampler:
 
 @TASK_UTILS.register_module()
 class RandomKeySampler(ActiveKeySampler):
-    """Negative keys from every other present class alike (the ablation of ReCo, Sec. 4)."""
+    """Negative keys from every other present class alike (an ablation of ReCo)."""
 
     def class_logits(self, relation: Tensor, temperature: float) -> Tensor:
         return torch.zeros_like(relation, dtype=torch.float64)

@@ -38,7 +38,7 @@ class RandomQuerySampler:
 
 @TASK_UTILS.register_module()
 class ActiveQuerySampler(RandomQuerySampler):
-    """Queries drawn uniformly from the hard pixels of each class (ReCo, Sec. 3.2).
+    """Queries drawn uniformly from the hard pixels of each class (ReCo's active hard sampling).
 
     A pixel is hard where the predicted probability of its own class is below the strong threshold.
     """

@@ -14,7 +14,7 @@ from .semi_base import SemiBaseSegmentor
 
 @MODELS.register_module()
 class MeanTeacherReCo(SemiBaseSegmentor):
-    """Mean teacher with mixing and regional contrast (ReCo, ICLR 2022, Sec. 3 and Alg. 1).
+    """Mean teacher with mixing and regional contrast (ReCo, ICLR 2022).
 
     One class for both of the paper's tasks. Case I, few labelled images: the unlabelled half has
     no given labels. Case II, all images partially labelled: both halves have some, given labels

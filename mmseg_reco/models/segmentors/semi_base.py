@@ -53,10 +53,11 @@ class SemiBaseSegmentor(BaseSegmentor):
                  data_preprocessor: OptConfigType = None,
                  init_cfg: OptMultiConfig = None) -> None:
         segmentor = copy.deepcopy(segmentor)
-        if segmentor['type'] not in ('EncoderDecoder', 'EmbeddingEncoderDecoder'):
+        if segmentor['type'] != 'EncoderDecoder':
             raise ValueError(
-                f'{type(self).__name__} wraps an EncoderDecoder; model.segmentor.type is '
-                f'"{segmentor["type"]}"')
+                f'{type(self).__name__} wraps a stock EncoderDecoder, but model.segmentor.type is '
+                f'"{segmentor["type"]}". Losses on representations, projector and tap are given to '
+                f'{type(self).__name__} itself.')
         # The Runner hands over a stock config's top-level data_preprocessor where there is none.
         if (data_preprocessor or {}).get('type') != 'MultiBranchDataPreprocessor':
             data_preprocessor = dict(

@@ -230,6 +230,7 @@ def test_degenerate_batches_are_finite(labels):
     (dict(semi_train_cfg=dict(weak_treshold=0.7)), 'weak_treshold.*weak_threshold'),
     (dict(semi_train_cfg=dict(weak_threshold=7)), 'weak_threshold.*7'),
     (dict(segmentor=dict(type='CascadeEncoderDecoder')), 'CascadeEncoderDecoder'),
+    (dict(segmentor=dict(type='EmbeddingEncoderDecoder')), 'MeanTeacherReCo itself'),
 ])
 def test_bad_configs_are_refused(argument, message):
     with pytest.raises(ValueError, match=message):
