@@ -9,7 +9,7 @@ from .pixel_index import PixelIndex, pick, uniform
 
 @TASK_UTILS.register_module()
 class ActiveKeySampler:
-    """Negative keys from the classes that a query's class is close to (ReCo's active hard sampling).
+    """Negative keys from classes close to that of the query (ReCo's active hard sampling).
 
     The class of every key of class c is drawn from softmax over q != c of G[c, q] / temperature,
     where G is the class relation graph, then a pixel uniformly from the valid pixels of that class.
