@@ -2,7 +2,7 @@
 # A short schedule for two CPU cores.
 _base_ = './schedule_40k.py'
 max_iters = 1000
-optim_wrapper = dict(optimizer=dict(lr=0.01))
+optim_wrapper = dict(optimizer=dict(lr=0.05))
 param_scheduler = [
     dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=0, end=max_iters, by_epoch=False)
 ]
