@@ -7,7 +7,13 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmseg_reco.engine.checkpoint import safe_checkpoint_loading
-from mmseg_reco.engine.launch import add_common_arguments, build_runner, load_config, parse_args
+from mmseg_reco.engine.launch import (
+    add_common_arguments,
+    build_runner,
+    finish,
+    load_config,
+    parse_args,
+)
 
 
 def draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
@@ -58,6 +64,7 @@ def main() -> None:
         cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
     with safe_checkpoint_loading(args.trust_checkpoint):
         build_runner(cfg).test()
+    finish()
 
 
 if __name__ == '__main__':

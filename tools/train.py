@@ -8,6 +8,7 @@ from mmseg_reco.engine.launch import (
     add_common_arguments,
     build_runner,
     enable_amp,
+    finish,
     load_config,
     parse_args,
     resume_latest,
@@ -34,6 +35,7 @@ def main() -> None:
         resume_latest(cfg, explicit='load_from' in (args.cfg_options or {}))
     with safe_checkpoint_loading(args.trust_checkpoint):
         build_runner(cfg).train()
+    finish()
 
 
 if __name__ == '__main__':

@@ -173,7 +173,7 @@ def batch_norm_for_cpu(cfg: Config) -> None:
         elif isinstance(node, (list, tuple)):
             pending.extend(node)
     if cfg.pop('sync_bn', None) is not None or count:
-        _say('SyncBN needs GPUs: the model uses BN instead, each process its own statistics.')
+        _say('SyncBN needs GPUs: the model uses BN instead.')
 
 
 def distribute_on_cpu(cfg: Config) -> None:
@@ -198,6 +198,10 @@ def distribute_on_cpu(cfg: Config) -> None:
     )
     wrapper.update(cfg.get('model_wrapper_cfg') or {})
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+    # Without SyncBN the processes' statistics differ: validate, and save, their mean.
+    hooks = cfg.get('custom_hooks') or []
+    if not any(hook['type'] == 'SyncBuffersHook' for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type='SyncBuffersHook')]
 
 
 def check_gpu_count() -> None:
@@ -212,3 +216,13 @@ def check_gpu_count() -> None:
             f'Process {local_rank} of this machine finds {gpus} GPU(s): start at most {gpus} '
             'process(es) here.'
         )
+
+
+def finish() -> None:
+    """End the process group in order, after a run without errors.
+
+    A process that just exits races with gloo's own threads, which then abort it now and then.
+    """
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

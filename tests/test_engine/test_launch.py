@@ -119,9 +119,12 @@ def test_wrapper_for_cpu_keeps_the_users_settings(monkeypatch):
         find_unused_parameters=True,
         device_ids=None,
     )
+    assert cfg.custom_hooks == [dict(type='SyncBuffersHook')]
     own = dict(type='MyWrapper', broadcast_buffers=True, static_graph=True, device_ids=[0])
-    cfg = Config(dict(launcher='pytorch', model_wrapper_cfg=own))
+    hooks = [dict(type='A'), dict(type='SyncBuffersHook')]
+    cfg = Config(dict(launcher='pytorch', model_wrapper_cfg=own, custom_hooks=hooks))
     launch.distribute_on_cpu(cfg)
+    assert cfg.custom_hooks == hooks
     assert cfg.model_wrapper_cfg == dict(own, find_unused_parameters=False, device_ids=None)
 
 
