@@ -18,7 +18,7 @@ def bash(script, *args, cwd, **environment):
         env=dict(os.environ, CUDA_VISIBLE_DEVICES='', PYTHON=sys.executable, **environment),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
 
 

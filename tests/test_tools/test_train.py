@@ -19,7 +19,7 @@ def tool(script, *args, cwd):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
 
 
