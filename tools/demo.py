@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0.
 """ReCo against its baseline on a drawn little world, on any machine, in minutes.
 
-Draws the scenes, trains two ordinary configs through ``tools/train.py`` with one labelled pixel per
-class and image, scores both on validation scenes and leaves pictures.
+Draws 300 scenes and trains two ordinary configs through ``tools/train.py`` with one labelled pixel
+per class in 40 of them; scores both on the 60 that are kept for validation, and leaves pictures.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def train(method: str, work_dir: Path, seed: int, iters: int | None) -> None:
         options += [
             f'train_cfg.max_iters={iters}',
             f'train_cfg.val_interval={iters}',
-            f'param_scheduler.0.end={iters}',
+            f'param_scheduler.1.end={iters}',
             f'default_hooks.checkpoint.interval={iters}',
         ]
     config = ROOT / 'configs' / 'demo' / METHODS[method]
@@ -73,9 +73,17 @@ def train(method: str, work_dir: Path, seed: int, iters: int | None) -> None:
         sys.exit(''.join(lines[-25:]) + f'\nTraining failed; see {work_dir / "output.txt"}.')
 
 
-def predict(work_dir: Path, dataset: dict) -> list[np.ndarray]:
-    """Label the images of a dataset with the last checkpoint of a run (its teacher, for ReCo)."""
+def predict(work_dir: Path, dataset: dict, network: str) -> list[np.ndarray]:
+    """Label the images of a dataset with the last checkpoint of a run.
+
+    Args:
+        work_dir: Of the run.
+        dataset: Config of the dataset.
+        network: 'teacher' or 'student', where the model has both.
+    """
     cfg = Config.fromfile(next(work_dir.glob('*.py')))
+    if cfg.model.type == 'MeanTeacherReCo':
+        cfg.model.semi_test_cfg = dict(predict_on=network)
     model = MODELS.build(cfg.model)
     checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
     load_checkpoint(model, checkpoint, map_location='cpu', logger='silent')
@@ -129,17 +137,19 @@ def main() -> None:
     warnings.filterwarnings('ignore', module='mmseg')
     cfg = Config.fromfile(ROOT / 'configs' / 'demo' / METHODS['supervised'])
     validation = cfg.test_dataloader.dataset
-    training = dict(validation, data_prefix=cfg.train_dataloader.dataset.dataset.data_prefix)
+    labeled = cfg.train_dataloader.dataset.dataset
+    training = dict(validation, data_prefix=labeled.data_prefix, ann_file=labeled.ann_file)
     given = dict(cfg.train_dataloader.dataset, dataset=training)
 
     for name, dataset in dict(training=training, validation=validation).items():
         images, truth = load(dataset)
-        predictions = {method: predict(path, dataset) for method, path in work_dirs.items()}
+        predictions = {
+            method: predict(path, dataset, 'teacher') for method, path in work_dirs.items()
+        }
         columns = {'image': images, 'ground truth': truth}
         if name == 'training':
             columns['given labels'] = load(given)[1]
-        # the scenes with most classes in them
-        rows = np.argsort([-len(np.unique(label)) for label in truth], kind='stable')[:4]
+        rows = np.linspace(0, len(truth) - 1, 4).astype(int)  # evenly spaced: no picking
         columns = {
             title: [pictures[row] for row in rows]
             for title, pictures in {**columns, **predictions}.items()
@@ -151,8 +161,10 @@ def main() -> None:
     figure = draw_class_relations(np.array(relation['relation'], float), relation['classes'])
     figure.savefig(args.out / 'class_relation.png')
 
+    predictions['its student'] = predict(work_dirs['ReCo + ClassMix'], validation, 'student')
     scores = {method: class_iou(labels, truth) for method, labels in predictions.items()}
-    print('\nIoU (%) on validation scenes, which training has not seen; ReCo: its teacher')
+    print('\nIoU (%) on validation scenes, which training has not seen; of ReCo + ClassMix the')
+    print('teacher, the moving average of the student that is trained')
     print(f'{"":10}' + ''.join(f'{method:>18}' for method in scores))
     for index, name in [(slice(None), 'mean'), *enumerate(CLASSES)]:
         values = (f'{score[index].mean():18.1f}' for score in scores.values())

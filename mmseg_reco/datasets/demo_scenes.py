@@ -1,10 +1,10 @@
 # Licensed under the Apache License, Version 2.0.
 """A procedural little world for the demo: drawn, not downloaded.
 
-Scenes are painted back to front (sky, hills, meadow, water, road, then objects by distance) into
-maps of albedo, label and material; one vectorised pass then adds texture, haze, light and noise.
-Some classes are confusable on purpose: water takes its colour from the sky, a pine has the leaves
-of a tree, a bus the paint of a car, a cow the shape of a sheep.
+Scenes are painted back to front (sky, hills, meadow, road, then objects by distance) into maps of
+albedo, label and material; one vectorised pass then adds texture, haze, light and noise.
+Some classes are confusable on purpose: a pine has the leaves of a tree, a bus the paint of a car,
+walls come in the colour of straw, a white sheep in that of a cloud or of a white bus.
 """
 
 import os.path as osp
@@ -16,45 +16,35 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 from PIL import Image
 
-CLASSES = ('sky', 'meadow', 'road', 'water', 'house', 'tree', 'pine', 'car', 'bus', 'sheep', 'cow')
+CLASSES = ('sky', 'meadow', 'road', 'house', 'tree', 'pine', 'car', 'bus', 'sheep')
 # Told apart under simulated protanopia and deuteranopia as well (a test measures it).
 PALETTE = [
     [136, 205, 240],
     [192, 200, 48],
     [85, 85, 85],
-    [51, 35, 160],
     [218, 116, 110],
     [13, 109, 47],
     [24, 205, 172],
     [218, 109, 30],
     [84, 0, 30],
     [255, 255, 255],
-    [245, 217, 115],
 ]
-SKY, MEADOW, ROAD, WATER, HOUSE, TREE, PINE, CAR, BUS, SHEEP, COW = range(len(CLASSES))
+SKY, MEADOW, ROAD, HOUSE, TREE, PINE, CAR, BUS, SHEEP = range(len(CLASSES))
 
 # Materials: rows of the texture stack built in `_textures`.
-SMOOTH, GRASS, ASPHALT, RIPPLE, LEAVES, BRICK, PAINT, WOOL, CLOUD = range(9)
+SMOOTH, GRASS, ASPHALT, LEAVES, BRICK, PAINT, WOOL, CLOUD = range(8)
 
-HEIGHT, WIDTH = 96, 128
-_UP = 2  # scenes are painted at twice the size and averaged down, so that edges are smooth
+HEIGHT, WIDTH = 64, 96
+_UP = 3  # scenes are painted at three times the size and averaged down, for smooth edges
 _H, _W = HEIGHT * _UP, WIDTH * _UP
 
 _SKIES = [(105, 160, 225), (170, 182, 196), (222, 172, 140), (92, 124, 172)]
-_GREENS = [(62, 120, 52), (96, 132, 48), (48, 96, 58), (150, 130, 50), (168, 100, 46)]
-_PAINTS = [
-    (196, 44, 40),
-    (44, 84, 180),
-    (232, 232, 226),
-    (44, 46, 52),
-    (226, 178, 44),
-    (52, 132, 84),
-    (150, 152, 158),
-    (190, 110, 60),
-]
-_WALLS = [(176, 84, 64), (206, 182, 140), (222, 214, 204), (150, 148, 146), (204, 150, 92)]
-_ROOFS = [(122, 52, 42), (84, 76, 78), (150, 86, 56)]
-_COATS = [(238, 234, 224), (214, 204, 188), (128, 92, 68), (72, 64, 62)]
+_GRASSES = [(104, 158, 66), (128, 160, 78), (170, 156, 88)]
+_LEAVES = [(40, 84, 42), (60, 100, 44), (166, 92, 42)]
+_PAINTS = [(198, 44, 40), (46, 86, 186), (228, 180, 46), (232, 232, 226)]
+_WALLS = [(176, 84, 64), (206, 182, 140), (204, 150, 92)]
+_ROOFS = [(122, 52, 42), (84, 76, 78)]
+_COATS = [(238, 234, 224), (214, 204, 188), (78, 68, 66)]
 
 
 class _Canvas:
@@ -108,7 +98,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
 
 
 def _pick(
-    rng: np.random.RandomState, colours: Sequence[Sequence[int]], spread: float = 18.0
+    rng: np.random.RandomState, colours: Sequence[Sequence[int]], spread: float = 10.0
 ) -> np.ndarray:
     """One of the colours, varied."""
     colour = np.array(colours[rng.randint(len(colours))], float)
@@ -131,10 +121,9 @@ def _textures(rng: np.random.RandomState) -> np.ndarray:
     y, x = np.mgrid[:_H, :_W]
     row = y // 6
     mortar = (y % 6 == 0) | ((x + 5 * (row % 2)) % 10 == 0)
-    stack = np.zeros((9, _H, _W))
+    stack = np.zeros((8, _H, _W))
     stack[GRASS] = 0.14 * _noise(rng, 5, 2) + 0.10 * medium + 0.12 * coarse
     stack[ASPHALT] = 0.10 * fine + 0.05 * coarse
-    stack[RIPPLE] = 0.16 * _noise(rng, 2, 14) + 0.06 * _noise(rng, 5, 40)
     stack[LEAVES] = 0.34 * medium + 0.20 * fine
     stack[BRICK] = 0.08 * fine - 0.26 * mortar
     stack[PAINT] = 0.05 * coarse
@@ -213,7 +202,7 @@ def _tree(
     canvas: _Canvas, rng: np.random.RandomState, x: float, y: float, size: float, near: float
 ) -> None:
     _trunk(canvas, rng, x, y, size, TREE, near)
-    leaves = _pick(rng, _GREENS)
+    leaves = _pick(rng, _LEAVES)
     canvas.fill(
         _disc(x, y - 0.64 * size, 0.3 * size, 0.3 * size), leaves * 0.86, TREE, LEAVES, near
     )
@@ -232,7 +221,7 @@ def _pine(
     canvas: _Canvas, rng: np.random.RandomState, x: float, y: float, size: float, near: float
 ) -> None:
     _trunk(canvas, rng, x, y, size, PINE, near)
-    leaves = _pick(rng, _GREENS)
+    leaves = _pick(rng, _LEAVES)
     for level, (base, half) in enumerate(((0.14, 0.30), (0.38, 0.24), (0.62, 0.16))):
         canvas.fill(
             np.array(
@@ -327,80 +316,47 @@ def _bus(
     _wheels(canvas, x, y, 0.31 * size, 0.075 * size, BUS, near)
 
 
-def _animal(
-    canvas: _Canvas,
-    rng: np.random.RandomState,
-    x: float,
-    y: float,
-    size: float,
-    near: float,
-    label: int,
+def _sheep(
+    canvas: _Canvas, rng: np.random.RandomState, x: float, y: float, size: float, near: float
 ) -> None:
-    """Sheep and cow: one build; the wool of the one is curly, the coat of the other patched."""
-    coat, side = _pick(rng, _COATS, 8.0), rng.choice([-1, 1])
+    coat, side = _pick(rng, _COATS), rng.choice([-1, 1])
     dark = coat * 0.35 if coat.mean() > 110 else coat * 2.2
     for leg in (-0.3, -0.2, 0.18, 0.28):
         canvas.fill(
             _box(x + (leg - 0.035) * size, y - 0.3 * size, x + (leg + 0.035) * size, y),
-            dark if label == SHEEP else coat * 0.85,
-            label,
+            dark,
+            SHEEP,
             SMOOTH,
             near,
         )
-    body = _disc(x, y - 0.42 * size, 0.42 * size, 0.22 * size)
-    if label == SHEEP:
-        for _ in range(8):
-            dx, dy = rng.uniform(-0.3, 0.3), rng.uniform(-0.11, 0.11)
-            canvas.fill(
-                _disc(x + dx * size, y + (dy - 0.42) * size, 0.15 * size, 0.14 * size),
-                coat * (0.92 - 0.8 * dy),
-                SHEEP,
-                WOOL,
-                near,
-            )
-    canvas.fill(body, coat, label, WOOL if label == SHEEP else PAINT, near)
-    if label == COW:
-        for _ in range(4):
-            dx, dy = rng.uniform(-0.28, 0.28), rng.uniform(-0.1, 0.1)
-            canvas.fill(
-                _disc(x + dx * size, y + (dy - 0.42) * size, 0.1 * size, 0.085 * size, 7),
-                dark,
-                COW,
-                PAINT,
-                near,
-            )
-    head = x + side * 0.47 * size
+    for _ in range(8):
+        dx, dy = rng.uniform(-0.3, 0.3), rng.uniform(-0.11, 0.11)
+        canvas.fill(
+            _disc(x + dx * size, y + (dy - 0.42) * size, 0.15 * size, 0.14 * size),
+            coat * (0.92 - 0.8 * dy),
+            SHEEP,
+            WOOL,
+            near,
+        )
+    canvas.fill(_disc(x, y - 0.42 * size, 0.42 * size, 0.22 * size), coat, SHEEP, WOOL, near)
     canvas.fill(
-        _disc(head, y - 0.56 * size, 0.13 * size, 0.11 * size),
-        dark if label == SHEEP else coat * 0.95,
-        label,
+        _disc(x + side * 0.47 * size, y - 0.56 * size, 0.13 * size, 0.11 * size),
+        dark,
+        SHEEP,
         SMOOTH,
         near,
     )
 
 
-def _sheep(
-    canvas: _Canvas, rng: np.random.RandomState, x: float, y: float, size: float, near: float
-) -> None:
-    _animal(canvas, rng, x, y, size, near, SHEEP)
-
-
-def _cow(
-    canvas: _Canvas, rng: np.random.RandomState, x: float, y: float, size: float, near: float
-) -> None:
-    _animal(canvas, rng, x, y, size, near, COW)
-
-
 # Painter, size at the front of the scene (in painted pixels), most of them in a scene, and the
 # range of nearness in which they stand; buses and cars keep to a road that runs across the scene.
 _OBJECTS: dict[int, tuple[Callable, float, int, float, float]] = {
-    HOUSE: (_house, 115.0, 2, 0.05, 0.55),
-    TREE: (_tree, 115.0, 2, 0.05, 0.8),
-    PINE: (_pine, 120.0, 2, 0.05, 0.8),
-    CAR: (_car, 96.0, 2, 0.2, 0.95),
+    HOUSE: (_house, 124.0, 2, 0.05, 0.55),
+    TREE: (_tree, 130.0, 2, 0.05, 0.8),
+    PINE: (_pine, 134.0, 2, 0.05, 0.8),
+    CAR: (_car, 104.0, 2, 0.2, 0.95),
     BUS: (_bus, 132.0, 2, 0.15, 0.9),
-    SHEEP: (_sheep, 68.0, 2, 0.25, 1.0),
-    COW: (_cow, 76.0, 2, 0.25, 1.0),
+    SHEEP: (_sheep, 84.0, 2, 0.25, 1.0),
 }
 
 
@@ -427,7 +383,7 @@ def _ground(canvas: _Canvas, rng: np.random.RandomState, horizon: int, sky: np.n
                 0,
             )
 
-    green = _pick(rng, _GREENS[:4], 10.0)
+    green = _pick(rng, _GRASSES)
     for distance in range(rng.randint(0, 3), 0, -1):
         knots = horizon - rng.uniform(0.0, 0.2 * distance, 7) * horizon
         crest = np.stack([np.linspace(0, _W, 7), knots], 1)
@@ -441,21 +397,6 @@ def _ground(canvas: _Canvas, rng: np.random.RandomState, horizon: int, sky: np.n
     canvas.fill(_box(0, horizon, _W, _H), green, MEADOW, GRASS, 0)
     canvas.near[horizon:] = np.linspace(0, 255, depth).astype(np.uint8)[:, None]
     near = canvas.near.copy()
-
-    if rng.uniform() < 0.65:
-        colour = sky * rng.uniform(0.62, 0.95) - 8
-        if rng.uniform() < 0.4:  # a lake up to the horizon
-            width = rng.uniform(0.3, 0.9) * _W
-            outline = _disc(rng.uniform(0, _W), horizon, width, rng.uniform(0.12, 0.3) * depth)
-            outline[:, 1] = np.maximum(outline[:, 1], horizon)
-        else:  # a pond
-            outline = _disc(
-                rng.uniform(0, _W),
-                horizon + rng.uniform(0.25, 0.85) * depth,
-                rng.uniform(30, 75),
-                rng.uniform(9, 20),
-            )
-        canvas.fill(outline, colour, WATER, RIPPLE, 0)
 
     across, grey = -1.0, _pick(rng, [(122, 122, 126), (98, 98, 104), (150, 144, 136)], 8.0)
     kind = rng.uniform()
@@ -514,7 +455,7 @@ def render_scene(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         index (int): Number of the scene in it, >= 0.
 
     Returns:
-        tuple: Image (96, 128, 3) uint8, RGB, and label (96, 128) uint8, indices into ``CLASSES``.
+        tuple: Image (64, 96, 3) uint8, RGB, and label (64, 96) uint8, indices into ``CLASSES``.
     """
     rng = np.random.RandomState([seed, index])
     canvas = _Canvas()
@@ -529,9 +470,9 @@ def render_scene(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
             if label in (CAR, BUS) and across >= 0:
                 near = across + rng.uniform(0.02, 0.09)
             below = canvas.label[int(horizon + near * (_H - horizon)) - 1, int(x)]
-            if below == WATER or (below == ROAD and label in (HOUSE, TREE, PINE)):
+            if below == ROAD and label in (HOUSE, TREE, PINE):
                 continue
-            objects.append((near, label, x, size * (0.34 + 0.66 * near) * rng.uniform(0.85, 1.15)))
+            objects.append((near, label, x, size * (0.5 + 0.5 * near) * rng.uniform(0.85, 1.15)))
     objects.sort()
     sun = rng.uniform(-0.4, 0.4)
     for near, _, x, size in objects:
@@ -544,24 +485,34 @@ def render_scene(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
     image = canvas.albedo * _textures(rng)[canvas.material, rows, columns][..., None]
     is_sky = (canvas.label == SKY)[..., None]
     far = (1 - canvas.near[..., None] / 255.0) ** 2
-    haze = np.where(is_sky, 0, rng.uniform(0.0, 0.55) * far)
+    haze = np.where(is_sky, 0, rng.uniform(0.0, 0.35) * far)
     image = image * (1 - haze) + (sky * 0.5 + 115) * haze
     # Shadows of clouds drift over the land; then the light of the hour, and the sensor.
     cloud = 1 - rng.uniform(0, 0.45) * np.clip(1.5 * _noise(rng, 60, 90), 0, 1)[..., None]
     image = np.where(is_sky, image, image * cloud)
-    image = image * rng.uniform(0.82, 1.15) * rng.uniform(0.88, 1.12, 3)
+    image = image * rng.uniform(0.86, 1.12) * rng.uniform(0.94, 1.06, 3)
     image = image.reshape(HEIGHT, _UP, WIDTH, _UP, 3).mean((1, 3))
-    image = image + rng.normal(0, rng.uniform(3, 8), image.shape)
-    return np.rint(np.clip(image, 0, 255)).astype(np.uint8), canvas.label[::_UP, ::_UP].copy()
+    image = image + rng.normal(0, rng.uniform(2, 6), image.shape)
+    centres = slice(_UP // 2, None, _UP)
+    return np.rint(np.clip(image, 0, 255)).astype(np.uint8), canvas.label[centres, centres].copy()
 
 
-def prepare(out_dir: str, num_train: int = 240, num_val: int = 60, seed: int = 0) -> None:
+def prepare(
+    out_dir: str,
+    num_train: int = 240,
+    num_val: int = 60,
+    num_labeled: int = 40,
+    seed: int = 0,
+) -> None:
     """Write a world in the usual layout: ``images/{train,val}`` and ``labels/{train,val}``, PNG.
+
+    ``labeled.txt`` names the training scenes whose labels may be used, ``unlabeled.txt`` the rest.
 
     Args:
         out_dir (str): Folder to write to; made if it is missing.
         num_train (int): Training scenes.
         num_val (int): Validation scenes; they follow the training scenes, none is shared.
+        num_labeled (int): Training scenes with labels, the first ones.
         seed (int): Seed of the world.
     """
     splits = dict(train=range(num_train), val=range(num_train, num_train + num_val))
@@ -574,6 +525,10 @@ def prepare(out_dir: str, num_train: int = 240, num_val: int = 60, seed: int = 0
             mask = Image.fromarray(label)
             mask.putpalette(np.array(PALETTE, np.uint8).tobytes())
             mask.save(osp.join(out_dir, 'labels', split, f'{number:04d}.png'))
+    lists = dict(labeled=range(num_labeled), unlabeled=range(num_labeled, num_train))
+    for name, numbers in lists.items():
+        with open(osp.join(out_dir, f'{name}.txt'), 'w') as file:
+            file.writelines(f'{number:04d}\n' for number in numbers)
 
 
 @DATASETS.register_module()
