@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -74,7 +75,7 @@ class SamplingHook(Hook):
                                  f'ascend, got {iterations}')
         self.interval = interval
         self._sums: dict[str, Tensor] = dict()
-        self._steps = 0
+        self._counts: Counter = Counter()
 
     def before_train(self, runner: Runner) -> None:
         """Find the logger's interval; refuse schedules that nothing would follow."""
@@ -112,10 +113,10 @@ class SamplingHook(Hook):
                          data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
         """Add up; write the means once an interval."""
-        self._steps += 1
         for name, value in collect_diagnostics(runner.model):
             value = value.detach().double()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] += 1
         if self.every_n_train_iters(runner, self.interval):
             self._write(runner)
 
@@ -124,7 +125,8 @@ class SamplingHook(Hook):
         sizes = [self._sums[name].numel() for name in names]
         if names:
             # One copy to the host for all of them.
-            flat = torch.cat([self._sums[name].flatten() for name in names]).cpu() / self._steps
+            flat = torch.cat([self._sums[name].flatten() / self._counts[name]
+                              for name in names]).cpu()
             for name, values in zip(names, flat.split(sizes), strict=True):
                 if self._sums[name].dim() == 0:
                     runner.message_hub.update_scalar(f'train/{name}', values.item())
@@ -136,4 +138,4 @@ class SamplingHook(Hook):
                          for label, value in zip(labels, values.tolist(), strict=False)},
                         step=runner.iter + 1)
         self._sums.clear()
-        self._steps = 0
+        self._counts.clear()

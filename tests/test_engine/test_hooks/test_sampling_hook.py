@@ -19,7 +19,6 @@ class Model(nn.Module):
         self.losses = nn.ModuleList([ReCoLoss()])
         self.loss_unsup = PseudoLabelLoss()
         self.weak_threshold = 0.7
-        self.num_queries_elsewhere = nn.Linear(1, 1)
 
 
 class Visualizer:
@@ -79,6 +78,22 @@ def test_statistics_are_means_over_the_interval(runner):
     assert runner.visualizer.scalars == {
         4: {'negatives_per_class/sky': 1.5, 'negatives_per_class/road': 3},
         8: {'negatives_per_class/sky': 5.5, 'negatives_per_class/road': 11}}
+
+
+def test_a_value_counts_as_often_as_it_was_recorded(runner):
+    """Two losses share a name, and hidden truth may be missing from a batch."""
+    hook = SamplingHook(interval=2)
+    hook.before_train(runner)
+    runner.model.losses.append(ReCoLoss())
+    for step in range(2):
+        runner.iter = step
+        for loss, share in zip(runner.model.losses, (0.2, 0.4), strict=True):
+            loss.diagnostics = dict(hard_query_share=torch.tensor(share))
+        runner.model.diagnostics = dict(pseudo_label_acc=torch.tensor(0.5)) if step else dict()
+        hook.after_train_iter(runner, step)
+    get = runner.message_hub.get_scalar
+    assert get('train/hard_query_share').current() == pytest.approx(0.3)
+    assert get('train/pseudo_label_acc').current() == pytest.approx(0.5)
 
 
 def test_a_real_forward_pass_is_recorded(runner):
