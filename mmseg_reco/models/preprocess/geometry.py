@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-"""Geometry of a batch: every image has its own parameters; labels and confidence go with it."""
+"""Geometry of a batch: every image has its own parameters; all that is said of it goes with it."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from mmseg.registry import TASK_UTILS
 from torch import Generator, Tensor
 
 from .draws import between, check_prob, check_range, uniforms
-from .pseudo_batch import IGNORE_INDEX, PseudoBatch
+from .pseudo_batch import PseudoBatch, pairs
 
 
 def _source_pixels(
@@ -53,9 +53,9 @@ def rescale_crop(
 ) -> PseudoBatch:
     """Rescale every image to its own size, then cut one crop out of each.
 
-    Images are interpolated bilinearly without antialiasing, labels and confidence take the nearest
-    pixel; pixel centres are at half-integers (``align_corners=False``). What a crop wants
-    beyond the right or bottom border is padding: image reflected, label ignored, confidence 0.
+    Images are interpolated bilinearly without antialiasing, all else takes the nearest pixel;
+    pixel centres are at half-integers (``align_corners=False``). What a crop wants beyond the right
+    or bottom border is padding: image reflected, label ignored, confidence 0, origin -1.
 
     Args:
         batch: B images of size (H, W).
@@ -74,7 +74,7 @@ def rescale_crop(
     rows, columns = (
         zip(*(x.to(device, non_blocking=True) for x in axis), strict=True) for axis in axes
     )
-    out = PseudoBatch(*(x.new_empty(*x.shape[:-2], *crop_size) for x in batch))
+    out = batch.map(lambda x: x.new_empty(*x.shape[:-2], *crop_size))
     # Image by image: what is at work stays in the processor's cache.
     for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
         top, bottom, down, nearest_row = row
@@ -89,7 +89,8 @@ def rescale_crop(
             across.to(image.dtype),
             out=out.images[i],
         )
-        for source, target, fill in zip(batch[1:], out[1:], (IGNORE_INDEX, 0), strict=True):
+        _, *maps = pairs(batch, out)
+        for source, target, fill in maps:
             # One more row and column holds what padding gets.
             source = F.pad(source[i], (0, 1, 0, 1), value=fill)
             target[i] = _take_columns(source.index_select(0, nearest_row), nearest_column)
@@ -147,8 +148,8 @@ class BatchFlip:
         self.prob = prob
 
     def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
-        out = PseudoBatch(*(torch.empty_like(x) for x in batch))
+        out = batch.map(torch.empty_like)
         for i, (draw,) in enumerate(uniforms(len(batch.images), 1, generator)):
-            for source, target in zip(batch, out, strict=True):
+            for source, target, _ in pairs(batch, out):
                 target[i] = source[i].flip(-1) if draw < self.prob else source[i]
         return out

@@ -6,7 +6,7 @@ from mmseg.registry import TASK_UTILS
 from torch import Generator, Tensor
 
 from .draws import between, uniforms
-from .pseudo_batch import IGNORE_INDEX, PseudoBatch
+from .pseudo_batch import IGNORE_INDEX, PseudoBatch, pairs
 
 Box = tuple[slice, slice]
 
@@ -36,18 +36,18 @@ def random_boxes(num: int, size: tuple[int, int], generator: Generator | None = 
 
 def cut_out(batch: PseudoBatch, boxes: list[Box]) -> PseudoBatch:
     """Remove each image's box: image 0, label ignored, confidence 0."""
-    out = PseudoBatch(*(x.clone() for x in batch))
+    out = batch.map(torch.clone)
     for i, box in enumerate(boxes):
-        for target, fill in zip(out, (0, IGNORE_INDEX, 0), strict=True):
+        for _, target, fill in pairs(batch, out):
             target[i][..., box[0], box[1]] = fill
     return out
 
 
 def cut_mix(batch: PseudoBatch, boxes: list[Box]) -> PseudoBatch:
     """Fill each image's box with what image i + 1 has in the same place."""
-    out = PseudoBatch(*(x.clone() for x in batch))
+    out = batch.map(torch.clone)
     for i, box in enumerate(boxes):
-        for source, target in zip(batch, out, strict=True):
+        for source, target, _ in pairs(batch, out):
             following = source[(i + 1) % len(boxes)]
             target[i][..., box[0], box[1]] = following[..., box[0], box[1]]
     return out
@@ -77,16 +77,17 @@ def random_half_of_classes(labels: Tensor, generator: Generator | None = None) -
 
 def class_mix(batch: PseudoBatch, kept: Tensor) -> PseudoBatch:
     """Pixels of the classes in ``kept`` ((B, 256) bool) from image i, the others from i + 1."""
-    out = PseudoBatch(*(torch.empty_like(x) for x in batch))
+    out = batch.map(torch.empty_like)
     for i, table in enumerate(kept.to(batch.images.dtype)):
-        (image, label, confidence), following = (
-            [x[k] for x in batch] for k in (i, (i + 1) % len(kept))
-        )
+        label = batch.labels[i]
         # 1 or 0; with such weights lerp is exact, and on CPU many times quicker than where.
         keep = table.index_select(0, label.flatten()).view_as(label)
-        torch.lerp(following[0], image, keep, out=out.images[i])
-        torch.addcmul(following[1], label - following[1], keep.to(label.dtype), out=out.labels[i])
-        torch.lerp(following[2], confidence, keep.to(confidence.dtype), out=out.confidence[i])
+        for source, target, _ in pairs(batch, out):
+            own, following = source[i], source[(i + 1) % len(kept)]
+            if own.is_floating_point():
+                torch.lerp(following, own, keep.to(own.dtype), out=target[i])
+            else:
+                torch.addcmul(following, own - following, keep.to(own.dtype), out=target[i])
     return out
 
 

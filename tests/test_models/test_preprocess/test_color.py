@@ -146,7 +146,7 @@ def test_whole_chain_on_cuda_without_synchronisation():
     types = ('BatchRescaleCrop', 'CutOut', 'CutMix', 'ClassMix', 'BatchColorJitter')
     chain = [TASK_UTILS.build(dict(type=t)) for t in (*types, 'BatchGaussianBlur', 'BatchFlip')]
     host = make_batch(4, (33, 45))
-    device = PseudoBatch(*(x.cuda() for x in host))
+    device = host.map(torch.Tensor.cuda)
     torch.cuda.synchronize()
     for augment in chain:
         host = augment(host, torch.Generator().manual_seed(0))
@@ -156,5 +156,5 @@ def test_whole_chain_on_cuda_without_synchronisation():
             device = augment(device, torch.Generator().manual_seed(0))
     finally:
         torch.cuda.set_sync_debug_mode('default')
-    for a, b in zip(device, host, strict=True):
+    for a, b in zip(device[:3], host[:3], strict=True):
         torch.testing.assert_close(a.cpu(), b, atol=1e-5, rtol=0)

@@ -17,7 +17,8 @@ def make_batch(num=3, size=(23, 31), dtype=torch.float32, seed=0):
     images = torch.rand(num, 3, *size, generator=generator).to(dtype)
     labels = torch.randint(0, 21, (num, *size), generator=generator)
     labels[torch.rand(labels.shape, generator=generator) < 0.1] = 255
-    return PseudoBatch(images, labels, torch.rand(num, *size, generator=generator).to(dtype))
+    confidence = torch.rand(num, *size, generator=generator).to(dtype)
+    return PseudoBatch(images, labels, confidence).track_origin()
 
 
 def reference(image, label, confidence, new_size, offset, crop_size):
@@ -51,7 +52,7 @@ def test_rescale_crop_matches_the_per_image_way(new_sizes, offsets, crop_size):
     assert out.labels.dtype == torch.int64
     for i in range(3):
         image, label, confidence = reference(
-            *(x[i] for x in batch), new_sizes[i], offsets[i], crop_size
+            *(x[i] for x in batch[:3]), new_sizes[i], offsets[i], crop_size
         )
         np.testing.assert_allclose(out.images[i].numpy(), image, atol=1e-5)
         np.testing.assert_array_equal(out.labels[i].numpy(), label)
