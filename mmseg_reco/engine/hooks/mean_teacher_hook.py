@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn as nn
+from mmengine.dist import all_reduce_params
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -55,7 +56,8 @@ class MeanTeacherHook(Hook):
     (see :func:`warmup_momentum`). And BN statistics follow the student, for a teacher that labels
     in eval mode: with mmdet's default, ``skip_buffer=True``, they would stay at their initial
     values. Copied ones serve a young teacher better than averaged ones: averaged weights give
-    smaller activations than the statistics of any student along the way.
+    smaller activations than the statistics of any student along the way. With several processes
+    they are averaged over the ranks first, so that all have the same teacher.
 
     The authors average parameters only and let the teacher's BN run on each batch. For that take
     ``buffers='skip'`` together with ``semi_train_cfg=dict(teacher_train_mode=True)``.
@@ -111,6 +113,8 @@ class MeanTeacherHook(Hook):
         if not self.every_n_train_iters(runner, self.interval):
             return
         model = self._model(runner)
+        if self.buffers != 'skip':  # without SyncBN every rank has its own, but one teacher is due
+            all_reduce_params(model.student.buffers(), op='mean')
         step = runner.iter // self.interval
         momentum = warmup_momentum(step, self.momentum) if self.warmup else self.momentum
         update_teacher(model.student, model.teacher, momentum, self.buffers)

@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from .over_ranks import mean_count
+
 
 def confident_share(confidence: Tensor, valid: Tensor, threshold: float) -> Tensor:
     """Share of each image's valid pixels whose confidence reaches a threshold.
@@ -24,7 +26,9 @@ def confident_share(confidence: Tensor, valid: Tensor, threshold: float) -> Tens
 class PseudoLabelLoss(nn.Module):
     """Cross-entropy to pseudo-labels, each image weighted by its confident share (ReCo).
 
-    After each forward pass ``diagnostics['confident_share']`` holds the mean share.
+    With several processes the average runs over the pixels of all ranks, which must all call the
+    loss in every step. After each forward pass ``diagnostics['confident_share']`` holds the mean
+    share of this rank.
 
     Args:
         strong_threshold (float): Confidence from which a pixel counts as confident, in [0, 1].
@@ -81,4 +85,4 @@ class PseudoLabelLoss(nn.Module):
             logits.float(), labels, ignore_index=self.ignore_index, reduction='none')
         weighted = share[:, None, None] * loss
         counted = valid if self.average == 'valid' else weighted > 0
-        return self.loss_weight * (weighted * counted).sum() / counted.sum().clamp_min(1)
+        return self.loss_weight * (weighted * counted).sum() / mean_count(counted.sum())

@@ -7,6 +7,7 @@ from mmseg.utils import ConfigType
 from torch import Tensor
 
 from ..samplers import PixelIndex, build_pixel_index
+from .over_ranks import summed_over_ranks
 from .sampled_contrast import sampled_contrast
 
 # Below this norm a representation counts as zero, without a direction or a gradient.
@@ -19,21 +20,28 @@ def unit_vectors(rows: Tensor) -> Tensor:
     return torch.where(norm > EPS, rows / norm.clamp_min(EPS), 0)
 
 
-def class_means(rows: Tensor, labels: Tensor, count: Tensor) -> Tensor:
+def class_means(rows: Tensor, labels: Tensor, count: Tensor,
+                over_ranks: bool = False) -> tuple[Tensor, Tensor]:
     """Mean representation of each class.
 
     Args:
         rows (Tensor): Representations. Shape (N, D), float32 or float64.
         labels (Tensor): Class of each row; anything outside [0, C) is left out. Shape (N,), int64.
         count (Tensor): Rows of each class. Shape (C,), int64.
+        over_ranks (bool): Whether to average over the rows of all ranks.
 
     Returns:
-        Tensor: Shape (C, D); zero for a class without rows.
+        tuple[Tensor, Tensor]: Means of shape (C, D), zero for a class without rows; and which
+        classes have rows, shape (C,), bool.
     """
     num_classes = count.numel()
     classes = torch.arange(num_classes, device=labels.device)
     membership = (labels == classes[:, None]).to(rows.dtype)
-    return membership @ rows / count.clamp_min(1)[:, None]
+    sums = membership @ rows
+    if over_ranks:
+        totals = summed_over_ranks(torch.cat([sums, count[:, None].to(sums.dtype)], 1))
+        sums, count = totals[:, :-1], totals[:, -1]
+    return sums / count.clamp_min(1)[:, None], count > 0
 
 
 @MODELS.register_module()
@@ -53,7 +61,11 @@ class ReCoLoss(nn.Module):
     After each forward pass, detached and on the device: ``diagnostics`` (``hard_query_share``, the
     share of hard pixels among valid ones; ``classes_present``; ``negatives_per_class``, the
     expected number of draws, shape (C,)), ``relation`` (the class relation graph G, shape (C, C))
-    and ``present`` (shape (C,), bool).
+    and ``present`` (classes in the graph, shape (C,), bool).
+
+    With several processes the prototypes, and so the graph, are those of the batch of all ranks
+    (``sync_prototypes``), as one process with that batch has them; queries and negatives stay
+    local, and so do ``diagnostics``.
 
     Args:
         num_queries (int): Queries of each class, >= 1.
@@ -63,6 +75,8 @@ class ReCoLoss(nn.Module):
             this, in (0, 1].
         query_sampler (dict): ``ActiveQuerySampler`` (the paper's) or ``RandomQuerySampler``.
         key_sampler (dict): ``ActiveKeySampler`` (the paper's) or ``RandomKeySampler``.
+        sync_prototypes (bool): Whether prototypes are means over all ranks; all of them must then
+            call the loss in every step. Costs one all-reduce of C x (D + 1) numbers.
         loss_weight (float): Factor of the loss, >= 0.
         ignore_index (int): Label of pixels that take no part.
         loss_name (str): Name in the log; must contain "loss" to be optimised.
@@ -78,6 +92,7 @@ class ReCoLoss(nn.Module):
                  strong_threshold: float = 0.97,
                  query_sampler: ConfigType = dict(type='ActiveQuerySampler'),
                  key_sampler: ConfigType = dict(type='ActiveKeySampler'),
+                 sync_prototypes: bool = True,
                  loss_weight: float = 1.0,
                  ignore_index: int = 255,
                  loss_name: str = 'loss_reco') -> None:
@@ -88,6 +103,7 @@ class ReCoLoss(nn.Module):
         self.strong_threshold = strong_threshold
         self.query_sampler = TASK_UTILS.build(query_sampler)
         self.key_sampler = TASK_UTILS.build(key_sampler)
+        self.sync_prototypes = sync_prototypes
         self.loss_weight = loss_weight
         self.ignore_index = ignore_index
         self.loss_name = loss_name
@@ -146,14 +162,16 @@ class ReCoLoss(nn.Module):
                 index = build_pixel_index(labels, hard, num_classes)
                 present = index.count > 0
 
-                prototypes = unit_vectors(class_means(rows, labels, index.count))
+                means, known = class_means(rows, labels, index.count, self.sync_prototypes)
+                prototypes = unit_vectors(means)
                 keys = unit_vectors(rows)
                 relation = prototypes @ prototypes.t()
 
                 queries, active = self.query_sampler.sample(index, self.num_queries, generator)
                 negatives = self.key_sampler.sample(index, relation, self.num_queries,
                                                     self.num_negatives, self.temperature, generator)
-                self.record(index, relation, active)
+                self.relation, self.present = relation, known
+                self.record(index, active)
 
             losses = sampled_contrast(
                 unit_vectors(rows[queries.flatten()]),
@@ -163,12 +181,12 @@ class ReCoLoss(nn.Module):
             counts = active & (present.sum() >= 2)
             return self.loss_weight * (per_class * counts).sum() / present.sum().clamp_min(1)
 
-    def record(self, index: PixelIndex, relation: Tensor, active: Tensor) -> None:
+    def record(self, index: PixelIndex, active: Tensor) -> None:
         """Keep what hooks log, as detached tensors that nobody waits for."""
-        self.relation, self.present = relation, index.count > 0
-        class_probs = self.key_sampler.class_probs(relation, self.present, self.temperature)
+        present = index.count > 0
+        class_probs = self.key_sampler.class_probs(self.relation, present, self.temperature)
         self.diagnostics = dict(
             hard_query_share=index.hard_count.sum() / index.count.sum().clamp_min(1),
-            classes_present=self.present.sum(),
+            classes_present=present.sum(),
             negatives_per_class=self.num_queries * self.num_negatives *
             (class_probs * active[:, None]).sum(0))
