@@ -33,6 +33,57 @@ def segmentor_config(norm='BN', auxiliary=False):
         test_cfg=dict(mode='whole'))
 
 
+def query_segmentor_config(head='MaskFormerHead'):
+    """A stock mmseg config of MaskFormer or Mask2Former: 8 queries, 2 decoder layers, stride 4."""
+    deformable = 'Mask2Former' in head
+    config = segmentor_config()
+    config.backbone.update(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1))
+    ffn = dict(
+        embed_dims=8, feedforward_channels=16, num_fcs=2, act_cfg=dict(type='ReLU', inplace=True),
+        ffn_drop=0.)
+    attention = dict(embed_dims=8, num_heads=2, attn_drop=0., proj_drop=0., batch_first=True)
+    position = dict(num_feats=4, normalize=True)
+    pixel_decoder = dict(
+        type='mmdet.PixelDecoder', norm_cfg=dict(type='GN', num_groups=2),
+        act_cfg=dict(type='ReLU'))
+    mask = dict(type='mmdet.FocalLoss', use_sigmoid=True, loss_weight=20.)
+    mask_cost = dict(type='mmdet.FocalLossCost', weight=20., binary_input=True)
+    if deformable:
+        pixel_decoder.update(
+            type='mmdet.MSDeformAttnPixelDecoder', num_outs=1, strides=[4, 8],
+            positional_encoding=position, encoder=dict(
+                num_layers=1, layer_cfg=dict(
+                    self_attn_cfg=dict(
+                        embed_dims=8, num_heads=2, num_levels=1, num_points=2, dropout=0.,
+                        batch_first=True), ffn_cfg=ffn)))
+        mask = dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True, loss_weight=5.)
+        mask_cost = dict(type='mmdet.CrossEntropyLossCost', weight=5.)
+    weight = 5. if deformable else 1.  # of Dice
+    config.decode_head = dict(
+        type=head, in_channels=[4, 8], feat_channels=8, out_channels=8, num_classes=NUM_CLASSES,
+        num_queries=8, pixel_decoder=pixel_decoder, positional_encoding=position,
+        transformer_decoder=dict(
+            return_intermediate=True, num_layers=2, layer_cfg=dict(
+                self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=ffn)),
+        loss_cls=dict(
+            type='mmdet.CrossEntropyLoss', loss_weight=2. if deformable else 1.,
+            class_weight=[1.] * NUM_CLASSES + [0.1]),
+        loss_mask=mask,
+        loss_dice=dict(type='mmdet.DiceLoss', naive_dice=True, eps=1., loss_weight=weight),
+        train_cfg=dict(
+            assigner=dict(
+                type='mmdet.HungarianAssigner', match_costs=[
+                    dict(type='mmdet.ClassificationCost', weight=2. if deformable else 1.),
+                    mask_cost,
+                    dict(type='mmdet.DiceCost', weight=weight, pred_act=True, eps=1.)
+                ]),
+            sampler=dict(type='mmdet.MaskPseudoSampler')))
+    if deformable:
+        config.decode_head.update(strides=[4, 8], num_transformer_feat_level=1)
+        config.decode_head.train_cfg.update(num_points=200)
+    return config
+
+
 def make_sample(labels, size=SIZE, hidden=None):
     """A data sample with labels (h, w), as the loader gives it."""
     sample = SegDataSample(metainfo=dict(

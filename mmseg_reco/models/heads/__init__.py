@@ -2,5 +2,11 @@
 from .deeplabv2_head import DeepLabV2Head
 from .feature_tap import FeatureTap
 from .projector import Projector
+from .region_mask2former_head import RegionMask2FormerHead
+from .region_maskformer_head import RegionMaskFormerHead
+from .region_query_head import QueryOutput, semantic_scores
 
-__all__ = ['DeepLabV2Head', 'FeatureTap', 'Projector']
+__all__ = [
+    'DeepLabV2Head', 'FeatureTap', 'Projector', 'QueryOutput', 'RegionMask2FormerHead',
+    'RegionMaskFormerHead', 'semantic_scores'
+]

@@ -7,14 +7,16 @@ from torch import Tensor
 
 
 class FeatureTap:
-    """Reads what enters one submodule of a decode head, while a ``with`` block is open.
+    """Reads what enters or leaves one submodule of a decode head, while a ``with`` block is open.
 
     Every per-pixel head of mmseg ends in ``conv_seg``, so the default tap works for all of them.
-    Outside the block the head is untouched: prediction costs nothing.
+    Outside the block the head is untouched: prediction costs nothing. Of a submodule that is called
+    several times, the last call is read.
 
     Args:
         head (nn.Module): A decode head.
-        module (str): Dotted name of the submodule whose input is read.
+        module (str): Dotted name of the submodule that is read.
+        output (bool): Read what the submodule returns instead of its first input.
 
     Raises:
         ValueError: If the head has no such submodule.
@@ -25,7 +27,7 @@ class FeatureTap:
         >>> tap.features.shape  # (B, head.conv_seg.in_channels, h, w)
     """
 
-    def __init__(self, head: nn.Module, module: str = 'conv_seg') -> None:
+    def __init__(self, head: nn.Module, module: str = 'conv_seg', output: bool = False) -> None:
         try:
             self.module = head.get_submodule(module)
         except AttributeError:
@@ -34,7 +36,8 @@ class FeatureTap:
                 f'{type(head).__name__} has no submodule "{module}" to read representations from. '
                 f'Set the tap to one of its parts ({children}); heads that classify queries '
                 'instead of pixels have no per-pixel features.') from None
-        self.features: Tensor | None = None
+        self.output = output
+        self.features: Tensor | Any = None
 
     @property
     def channels(self) -> int:
@@ -49,11 +52,13 @@ class FeatureTap:
                 return channels
         raise ValueError(f'the input channels of {self.module} cannot be told; give in_channels')
 
-    def _read(self, module: nn.Module, inputs: tuple) -> None:
-        self.features = inputs[0]
+    def _read(self, module: nn.Module, inputs: tuple, outputs: Any = None) -> None:
+        self.features = outputs if self.output else inputs[0]
 
     def __enter__(self) -> 'FeatureTap':
-        self._handle = self.module.register_forward_pre_hook(self._read)
+        register = (self.module.register_forward_hook if self.output
+                    else self.module.register_forward_pre_hook)
+        self._handle = register(self._read)
         return self
 
     def __exit__(self, *exception: Any) -> None:
