@@ -1,10 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmseg.models import EncoderDecoder
 from mmseg.models.losses import CrossEntropyLoss
@@ -13,54 +10,9 @@ from mmseg.utils import ConfigType, OptConfigType, SampleList, add_prefix
 from torch import Tensor
 
 from ..heads import FeatureTap
-
-
-class DenseOutput(NamedTuple):
-    """What one forward pass of a student gives.
-
-    Attributes:
-        features: Backbone (and neck) features, as the heads take them.
-        outputs: Whatever the decode head's ``forward`` returned.
-        embeddings (Tensor, optional): Representations (B, D, h, w).
-    """
-
-    features: Any
-    outputs: Any
-    embeddings: Tensor | None
-
-    @property
-    def logits(self) -> Tensor:
-        """The head's logits (B, C, h, w): the first map where it returns several."""
-        outputs = self.outputs
-        while not isinstance(outputs, Tensor):
-            outputs = outputs[0]
-        return outputs
-
-    def split(self, size: int) -> tuple['DenseOutput', 'DenseOutput']:
-        """Cut a batch in two, after ``size`` images."""
-        return (DenseOutput(*(_map(lambda x: x[:size], part) for part in self)),
-                DenseOutput(*(_map(lambda x: x[size:], part) for part in self)))
-
-    @staticmethod
-    def cat(first: 'DenseOutput', second: 'DenseOutput') -> 'DenseOutput':
-        """Put two batches together; the inverse of :meth:`split`."""
-        return DenseOutput(*(_map(lambda *x: torch.cat(x), *parts)
-                             for parts in zip(first, second, strict=True)))
-
-
-def _map(function, *trees):
-    """Apply a function to the tensors of nested lists and tuples."""
-    first = trees[0]
-    if isinstance(first, Tensor):
-        return function(*trees)
-    if isinstance(first, (list, tuple)):
-        return type(first)(_map(function, *parts) for parts in zip(*trees, strict=True))
-    return first
-
-
-def stack_labels(data_samples: SampleList, name: str = 'gt_sem_seg') -> Tensor:
-    """Stack the label maps of a batch to (B, H, W), int64."""
-    return torch.cat([getattr(sample, name).data for sample in data_samples])
+from ..losses import RegionLoss
+from ..regions import RegionPrediction, resize_maps
+from .dense import DenseOutput, dense_losses, stack_labels
 
 
 def average_over_labels(model: nn.Module) -> None:
@@ -96,10 +48,13 @@ class EmbeddingEncoderDecoder(EncoderDecoder):
             works for every head that ends in ``cls_seg``; ``sep_bottleneck`` of
             ``DepthwiseSeparableASPPHead`` is the paper's place.
         losses (Sequence[dict]): Losses called with (embeddings, labels, probs), for example
-            ``[dict(type='ReCoLoss')]``.
+            ``[dict(type='ReCoLoss')]``. Region losses need a teacher and do not belong here.
         avg_non_ignore (bool): Average every cross-entropy over labelled pixels only, with a
             message where the config says otherwise. False leaves the configured losses alone.
         **kwargs: Of :class:`mmseg.models.EncoderDecoder`.
+
+    Raises:
+        ValueError: If a loss compares regions with a teacher's.
     """
 
     def __init__(self,
@@ -113,6 +68,11 @@ class EmbeddingEncoderDecoder(EncoderDecoder):
         if avg_non_ignore:
             average_over_labels(self)
         self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
+        for loss in self.losses:
+            if isinstance(loss, RegionLoss):
+                raise ValueError(f'{type(loss).__name__} compares with a teacher, which '
+                                 f'{type(self).__name__} has not: wrap the segmentor in '
+                                 'MeanTeacherReCo or RC2L and give the loss to that')
         self.tap = tap
         self.projector = None
         if projector is not None or losses:
@@ -138,6 +98,33 @@ class EmbeddingEncoderDecoder(EncoderDecoder):
         with FeatureTap(self.decode_head, self.tap) as tap:
             outputs = self.decode_head(features)
         return DenseOutput(features, outputs, self.projector(tap.features))
+
+    def predict_dense(self, inputs: Tensor, metas: list[dict], embed: bool) -> DenseOutput:
+        """The stock prediction (``encode_decode``), with representations on request.
+
+        Args:
+            inputs (Tensor): Images. Shape (B, 3, H, W).
+            metas (list[dict]): Their meta information.
+            embed (bool): Whether to run the projector.
+
+        Returns:
+            DenseOutput: Outputs are logits at image size.
+        """
+        features = self.extract_feat(inputs)
+        with FeatureTap(self.decode_head, self.tap) as tap:
+            logits = self.decode_head.predict(features, metas, self.test_cfg)
+        return DenseOutput(features, logits, self.projector(tap.features) if embed else None)
+
+    @staticmethod
+    def probabilities(dense: DenseOutput) -> Tensor:
+        """Probability of every class, float32. Shape (B, K, h, w)."""
+        return dense.logits.float().softmax(1)
+
+    @classmethod
+    def regions(cls, dense: DenseOutput) -> RegionPrediction:
+        """One soft mask for each class, at the representations' resolution."""
+        probs = resize_maps(cls.probabilities(dense), dense.embeddings.shape[-2:])
+        return RegionPrediction(masks=probs, features=dense.embeddings, semantic=probs)
 
     def supervised_losses(self, dense: DenseOutput, data_samples: SampleList) -> dict[str, Tensor]:
         """The stock losses of the decode head and the auxiliary heads, as configured.
@@ -167,26 +154,7 @@ class EmbeddingEncoderDecoder(EncoderDecoder):
         dense = self.forward_dense(inputs)
         losses = self.supervised_losses(dense, data_samples)
         if self.losses:
-            losses.update(dense_losses(self.losses, dense, stack_labels(data_samples)))
+            losses.update(
+                dense_losses(self.losses, dense.embeddings, stack_labels(data_samples),
+                             self.probabilities(dense)))
         return losses
-
-
-def dense_losses(modules: Iterable[nn.Module], dense: DenseOutput,
-                 labels: Tensor) -> dict[str, Tensor]:
-    """Call losses on representations, at the representations' resolution.
-
-    Args:
-        modules (Iterable[nn.Module]): Losses called with (embeddings, labels, probs).
-        dense (DenseOutput): Forward pass of the images.
-        labels (Tensor): Labels at any resolution, ignored where not valid. Shape (B, H, W), int64.
-
-    Returns:
-        dict[str, Tensor]: Each loss under its ``loss_name``.
-    """
-    size = dense.embeddings.shape[-2:]
-    with torch.no_grad():
-        labels = F.interpolate(labels[:, None].float(), size, mode='nearest')[:, 0].long()
-        probs = dense.logits.float().softmax(1)
-        if probs.shape[-2:] != size:
-            probs = F.interpolate(probs, size, mode='bilinear')
-    return {module.loss_name: module(dense.embeddings, labels, probs) for module in modules}

@@ -5,49 +5,87 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from mmengine.logging import MessageHub
 from mmseg.models.segmentors.base import BaseSegmentor
-from mmseg.registry import MODELS
-from mmseg.utils import ConfigType, OptConfigType, OptMultiConfig, OptSampleList, SampleList
+from mmseg.models.utils import resize
+from mmseg.registry import MODELS, TASK_UTILS
+from mmseg.utils import (
+    ConfigType,
+    OptConfigType,
+    OptMultiConfig,
+    OptSampleList,
+    SampleList,
+    add_prefix,
+)
 from torch import Tensor
 
+from ..losses import RegionLoss
 from ..preprocess import PseudoBatch
-from .embedding_encoder_decoder import DenseOutput, stack_labels
+from ..regions import region_target
+from .dense import DenseOutput, dense_losses, stack_labels
+from .query_encoder_decoder import QUERY_HEADS
 
 
 class SemiBaseSegmentor(BaseSegmentor):
     """Student and teacher built from one segmentor config, as mmdet's SemiBaseDetector has it.
 
     The student learns by gradient; the teacher is its moving average (:class:`MeanTeacherHook`),
-    without gradient and in eval mode. A method is a subclass that writes :meth:`loss`.
+    without gradient and in eval mode. A method is a subclass that writes :meth:`step`.
 
     Args:
         segmentor (dict): Config of any stock ``EncoderDecoder``. Its type becomes
+            ``QueryEncoderDecoder`` if its head classifies queries (MaskFormer, Mask2Former), else
             ``EmbeddingEncoderDecoder``, which adds the projector.
-        losses (Sequence[dict]): Losses on representations, called with (embeddings, labels,
-            probs). Without any, no projector is built.
+        losses (Sequence[dict]): Losses on representations: of pixels, called with (embeddings,
+            labels, probs), such as ``ReCoLoss``; and of regions, called with (student, teacher),
+            such as ``RegionFeatureContrastiveLoss``; in any combination. Without any, no
+            projector is built.
         projector (dict, optional): Config of the :class:`Projector`.
         tap (str): Where the projector reads the decode head; see ``EmbeddingEncoderDecoder``.
-        semi_train_cfg (dict, optional): Settings of the training step: ``joint_forward`` (True),
-            see :meth:`forward_student`; ``teacher_train_mode`` (False), True for the published
-            code's teacher, whose BN runs on each batch; and more in a method.
+        mix (dict, optional): ``ClassMix``, ``CutMix`` or ``CutOut``; None for no mixing.
+        rescale_crop (dict, optional): First augmentation of the pseudo-labelled batch. It keeps
+            the size of the images unless ``crop_size`` says otherwise.
+        strong_augments (Sequence[dict]): Augmentations after mixing; they see RGB in [0, 1].
+        matcher (dict): Matches regions of teacher and student where the head has queries.
+        semi_train_cfg (dict, optional): Settings of the training step:
+
+            - ``joint_forward`` (True): see :meth:`forward_student`.
+            - ``teacher_train_mode`` (False): True for the teacher of ReCo's published code, whose
+              BN runs on each batch.
+            - ``weak_threshold`` (0.7): confidence from which a pseudo-label, a pixel of a region
+              or a region of the teacher takes part in the losses on representations.
+            - ``region_source`` (None): 'query' or 'semantic', see :func:`region_target`; None
+              is 'query' for a head with queries.
+            - ``min_region_area`` (0): regions must be larger, in pixels of the head's masks.
+            - ``burn_in`` (0): iterations with labelled data alone.
+            - ``ramp_up`` (0): iterations after them in which the weight of all that is learned
+              without labels grows from 0 to 1, in a line.
+
+            A method may know more.
         semi_test_cfg (dict, optional): ``predict_on``: 'teacher' (default) or 'student'.
         data_preprocessor (dict, optional): ``MultiBranchDataPreprocessor``. Anything else is
             replaced by one around the segmentor's own.
         init_cfg (dict, optional): Initialisation.
 
     Raises:
-        ValueError: If ``segmentor`` is not an EncoderDecoder or ``semi_train_cfg`` has a key that
-            the method does not know.
+        ValueError: If ``segmentor`` is not an EncoderDecoder, or ``semi_train_cfg`` has a key that
+            the method does not know or a value out of its range.
     """
 
     #: Keys of ``semi_train_cfg`` and their defaults.
-    train_defaults = dict(joint_forward=True, teacher_train_mode=False)
+    train_defaults = dict(
+        joint_forward=True, teacher_train_mode=False, weak_threshold=0.7, region_source=None,
+        min_region_area=0, burn_in=0, ramp_up=0)
 
     def __init__(self,
                  segmentor: ConfigType,
                  losses: Sequence[ConfigType] = (),
                  projector: OptConfigType = None,
                  tap: str = 'conv_seg',
+                 mix: OptConfigType = None,
+                 rescale_crop: OptConfigType = None,
+                 strong_augments: Sequence[ConfigType] = (),
+                 matcher: ConfigType = dict(type='HungarianMatcher'),
                  semi_train_cfg: OptConfigType = None,
                  semi_test_cfg: OptConfigType = None,
                  data_preprocessor: OptConfigType = None,
@@ -65,22 +103,56 @@ class SemiBaseSegmentor(BaseSegmentor):
                 data_preprocessor=segmentor.get('data_preprocessor') or data_preprocessor)
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
 
-        segmentor['type'] = 'EmbeddingEncoderDecoder'
-        student = dict(segmentor, tap=tap, projector=(projector or {}) if losses else None)
-        self.student = MODELS.build(copy.deepcopy(student))
-        self.teacher = MODELS.build(copy.deepcopy(student))
+        head = segmentor['decode_head']['type']
+        has_queries = head in {*QUERY_HEADS, *QUERY_HEADS.values()}
+        if has_queries and projector is not None:
+            raise ValueError(f'{head} has no place for a projector: losses on representations read '
+                             'the map of its pixel decoder. Remove model.projector.')
+        if has_queries:
+            segmentor['type'] = 'QueryEncoderDecoder'
+        else:
+            segmentor.update(type='EmbeddingEncoderDecoder', tap=tap,
+                             projector=(projector or {}) if losses else None)
+        self.student = MODELS.build(copy.deepcopy(segmentor))
+        self.teacher = MODELS.build(copy.deepcopy(segmentor))
         self.teacher.requires_grad_(False)
         self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
+        self.region_losses = [loss for loss in self.losses if isinstance(loss, RegionLoss)]
+        self.pixel_losses = [loss for loss in self.losses if not isinstance(loss, RegionLoss)]
+
+        self.rescale_crop = TASK_UTILS.build(rescale_crop) if rescale_crop else None
+        self.mix = TASK_UTILS.build(mix) if mix else None
+        self.strong_augments = [TASK_UTILS.build(augment) for augment in strong_augments]
+        self.matcher = TASK_UTILS.build(matcher)
+
         unknown = set(semi_train_cfg or {}) - set(self.train_defaults)
         if unknown:
             raise ValueError(f'semi_train_cfg of {type(self).__name__} has no {sorted(unknown)}; '
                              f'it knows {sorted(self.train_defaults)}')
         self.semi_train_cfg = {**self.train_defaults, **(semi_train_cfg or {})}
+        self.weak_threshold: float = self.probability('weak_threshold')
+        self.region_source = self.semi_train_cfg['region_source'] or (
+            'query' if has_queries else 'semantic')
+        sources = ('query', 'semantic') if has_queries else ('semantic', )
+        if self.region_source not in sources:
+            raise ValueError(f'semi_train_cfg.region_source is one of {sources} with {head}, got '
+                             f'{self.region_source!r}')
+        for name in ('burn_in', 'ramp_up', 'min_region_area'):
+            if not self.semi_train_cfg[name] >= 0:
+                raise ValueError(f'semi_train_cfg.{name} must be >= 0, got '
+                                 f'{self.semi_train_cfg[name]!r}')
         self.semi_test_cfg = {'predict_on': 'teacher', **(semi_test_cfg or {})}
         self.num_classes = self.student.num_classes
         self.ignore_index = self.student.decode_head.ignore_index
         self.align_corners = self.student.align_corners
         self.diagnostics: dict[str, Tensor] = dict()
+
+    def probability(self, name: str) -> float | None:
+        """A setting of ``semi_train_cfg`` that must lie in [0, 1]."""
+        value = self.semi_train_cfg[name]
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f'semi_train_cfg.{name} is a probability in [0, 1], got {value!r}')
+        return value
 
     def train(self, mode: bool = True) -> 'SemiBaseSegmentor':
         """Switch mode; the teacher stays in eval mode unless the config says otherwise."""
@@ -88,8 +160,54 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.teacher.train(mode and self.semi_train_cfg['teacher_train_mode'])
         return self
 
+    def loss(self, inputs: dict[str, Tensor],
+             data_samples: dict[str, SampleList]) -> dict[str, Tensor]:
+        """One training step: burn-in and ramp-up around the method's :meth:`step`.
+
+        Args:
+            inputs (dict[str, Tensor]): ``sup`` (B, 3, H, W), labelled images, strong view; and
+                ``unsup`` (B', 3, H', W'), weak view.
+            data_samples (dict[str, list[SegDataSample]]): Their labels.
+
+        Returns:
+            dict[str, Tensor]: Loss components.
+        """
+        weight = self.ramp(MessageHub.get_current_instance().get_info('iter', 0))
+        if weight == 0:
+            labeled = self.student.forward_dense(inputs['sup'])
+            losses = self.supervised_losses(labeled, data_samples['sup'])
+            if labeled.embeddings is not None:  # DDP waits for a gradient of the projector, too
+                losses['loss_burn_in'] = 0 * labeled.embeddings.sum()
+            return losses
+        supervised, unsupervised = self.step(inputs, data_samples)
+        return {**supervised, **{name: weight * loss for name, loss in unsupervised.items()}}
+
+    def step(self, inputs: dict[str, Tensor],
+             data_samples: dict[str, SampleList]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The method, for the arguments of :meth:`loss`.
+
+        Returns:
+            tuple[dict[str, Tensor], dict[str, Tensor]]: Losses from given labels alone, and the
+            others.
+        """
+        raise NotImplementedError
+
+    def ramp(self, iteration: int) -> float:
+        """Weight of what is learned without labels: 0 in the burn-in, then a line up to 1."""
+        done = iteration - self.semi_train_cfg['burn_in']
+        if done < 0:
+            return 0.
+        length = self.semi_train_cfg['ramp_up']
+        return min((done + 1) / length, 1.) if length else 1.
+
+    def supervised_losses(self, labeled: DenseOutput,
+                          data_samples: SampleList) -> dict[str, Tensor]:
+        """The stock losses of the student's heads on labelled images, under ``sup.``."""
+        return add_prefix(self.student.supervised_losses(labeled, data_samples), 'sup')
+
     @torch.no_grad()
-    def pseudo_label(self, images: Tensor, data_samples: SampleList) -> PseudoBatch:
+    def pseudo_label(self, images: Tensor,
+                     data_samples: SampleList) -> tuple[PseudoBatch, DenseOutput]:
         """Let the teacher label images; given labels override it, with confidence 1.
 
         Args:
@@ -98,11 +216,14 @@ class SemiBaseSegmentor(BaseSegmentor):
                 is none) and, for diagnostics only, hidden ones (``hidden_sem_seg``).
 
         Returns:
-            PseudoBatch: Images, pseudo-labels (B, H, W), int64, and confidence (B, H, W). Padding
-            is ignored, with confidence 0.
+            tuple[PseudoBatch, DenseOutput]: Images with pseudo-labels and confidence, padding
+            being ignored with confidence 0, and with their origin if a loss looks up the teacher's
+            maps; and these maps.
         """
-        logits = self.teacher.encode_decode(images, [s.metainfo for s in data_samples])
-        confidence, labels = logits.float().softmax(1).max(1)
+        teacher = self.teacher.predict_dense(
+            images, [s.metainfo for s in data_samples], embed=bool(self.region_losses))
+        probs = self.resize(self.teacher.probabilities(teacher), images)
+        confidence, labels = probs.max(1)
         self.diagnostics = pseudo_label_accuracy(labels, confidence, data_samples,
                                                  self.ignore_index)
         given = stack_labels(data_samples)
@@ -114,7 +235,24 @@ class SemiBaseSegmentor(BaseSegmentor):
             label[:, width:] = self.ignore_index
             certainty[height:] = 0
             certainty[:, width:] = 0
-        return PseudoBatch(images, labels, confidence)
+        batch = PseudoBatch(images, labels, confidence)
+        return batch.track_origin() if self.region_losses else batch, teacher
+
+    @torch.no_grad()
+    def strong_view(self, batch: PseudoBatch) -> PseudoBatch:
+        """Rescale and crop, mix, then colour, blur and flip a pseudo-labelled batch."""
+        if self.rescale_crop is not None:
+            batch = self.rescale_crop(batch)
+        if self.mix is not None:
+            batch = self.mix(batch)
+        batch = batch._replace(images=self.data_preprocessor.to_rgb(batch.images))
+        for augment in self.strong_augments:
+            batch = augment(batch)
+        return batch._replace(images=self.data_preprocessor.from_rgb(batch.images))
+
+    def resize(self, maps: Tensor, like: Tensor) -> Tensor:
+        """Maps (B, C, h, w) at the size (H, W) of another tensor."""
+        return resize(maps, like.shape[-2:], mode='bilinear', align_corners=self.align_corners)
 
     def forward_student(self, labeled: Tensor, unlabeled: Tensor) -> DenseOutput:
         """Run the student on labelled and unlabelled images, in one pass or in two.
@@ -140,6 +278,36 @@ class SemiBaseSegmentor(BaseSegmentor):
             return self.student.forward_dense(torch.cat([labeled, unlabeled]))
         return DenseOutput.cat(
             self.student.forward_dense(labeled), self.student.forward_dense(unlabeled))
+
+    def representation_losses(self, student: DenseOutput, labels: Tensor, teacher: DenseOutput,
+                              weak: PseudoBatch, strong: PseudoBatch) -> dict[str, Tensor]:
+        """The configured ``losses``: of pixels on both halves, of regions on the unlabelled half.
+
+        Args:
+            student (DenseOutput): Of the labelled images followed by the strong views.
+            labels (Tensor): Of the labelled images. Shape (B, H, W), int64.
+            teacher (DenseOutput): Of the weak views.
+            weak (PseudoBatch): Unlabelled images as the teacher saw them.
+            strong (PseudoBatch): Unlabelled images as the student saw them.
+
+        Returns:
+            dict[str, Tensor]: Each loss under its ``loss_name``.
+        """
+        losses = dict()
+        trusted = strong.labels.masked_fill(strong.confidence < self.weak_threshold,
+                                            self.ignore_index)
+        if self.pixel_losses:
+            losses.update(
+                dense_losses(self.pixel_losses, student.embeddings, torch.cat([labels, trusted]),
+                             self.student.probabilities(student)))
+        if self.region_losses:
+            prediction = self.student.regions(student.split(len(labels))[1])
+            target = region_target(
+                prediction, self.teacher.regions(teacher), trusted, trusted != self.ignore_index,
+                strong.origin, tuple(weak.labels.shape[-2:]), self.region_source,
+                self.weak_threshold, self.semi_train_cfg['min_region_area'], self.matcher)
+            losses.update({loss.loss_name: loss(prediction, target) for loss in self.region_losses})
+        return losses
 
     @property
     def _predictor(self) -> nn.Module:

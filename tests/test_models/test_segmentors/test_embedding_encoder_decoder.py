@@ -5,7 +5,7 @@ import torch.nn as nn
 from mmseg.registry import MODELS
 from tiny_segmentor import NUM_CLASSES, SIZE, make_labels, make_sample, segmentor_config
 
-from mmseg_reco.models.segmentors.embedding_encoder_decoder import DenseOutput, dense_losses
+from mmseg_reco.models.segmentors.dense import DenseOutput, dense_losses
 
 
 def build(config, **kwargs):
@@ -84,7 +84,8 @@ def test_losses_see_representations_nearest_labels_and_probabilities():
         segmentor_config(), type='EmbeddingEncoderDecoder', projector=dict(embed_dims=7)).eval()
     dense, recorder = model.forward_dense(inputs), Recorder()
     labels = torch.stack([sample.gt_sem_seg.data[0] for sample in samples])
-    assert set(dense_losses([recorder], dense, labels)) == {'loss_recorded'}
+    losses = dense_losses([recorder], dense.embeddings, labels, model.probabilities(dense))
+    assert set(losses) == {'loss_recorded'}
     embeddings, small, probs = recorder.inputs
     assert embeddings.shape == (2, 7, SIZE[0] // 4, SIZE[1] // 4) and embeddings.requires_grad
     torch.testing.assert_close(small, labels[:, ::4, ::4])

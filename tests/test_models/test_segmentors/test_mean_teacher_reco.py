@@ -107,7 +107,7 @@ def test_published_teacher_runs_its_batch_norm_on_each_batch():
 
 def test_given_labels_override_the_teacher_with_confidence_one():
     model, (inputs, samples) = build(), make_batch(given=True)
-    batch = model.pseudo_label(inputs['unsup'], samples['unsup'])
+    batch, _ = model.pseudo_label(inputs['unsup'], samples['unsup'])
     given = torch.stack([sample.gt_sem_seg.data[0] for sample in samples['unsup']])
     known = given != 255
     assert known.any() and (batch.labels[known] == given[known]).all()
@@ -118,7 +118,7 @@ def test_given_labels_override_the_teacher_with_confidence_one():
 def test_padding_is_ignored():
     model, (inputs, samples) = build(), make_batch()
     samples['unsup'][1].set_metainfo(dict(img_shape=(20, 30)))
-    batch = model.pseudo_label(inputs['unsup'], samples['unsup'])
+    batch, _ = model.pseudo_label(inputs['unsup'], samples['unsup'])
     inside = torch.zeros(SIZE, dtype=torch.bool)
     inside[:20, :30] = True
     assert torch.equal(batch.labels[1] != 255, inside)
@@ -143,7 +143,7 @@ def test_hidden_truth_is_for_diagnostics_alone():
 
 def test_pseudo_label_accuracy_is_the_share_of_right_pixels():
     model, (inputs, samples) = build(), make_batch()
-    batch = model.pseudo_label(inputs['unsup'], samples['unsup'])
+    batch, _ = model.pseudo_label(inputs['unsup'], samples['unsup'])
     truth = torch.stack([sample.hidden_sem_seg.data[0] for sample in samples['unsup']])
     assert model.diagnostics['pseudo_label_acc'] == (batch.labels == truth).float().mean()
     del samples['unsup'][0].hidden_sem_seg
@@ -158,7 +158,7 @@ def test_strong_view_keeps_image_and_label_together():
     inputs, samples = make_batch()
     for i, sample in enumerate(samples['unsup']):
         sample.gt_sem_seg.data = make_labels(i, ignored=0)[None]
-    batch = model.pseudo_label(inputs['unsup'], samples['unsup'])
+    batch, _ = model.pseudo_label(inputs['unsup'], samples['unsup'])
     images = model.data_preprocessor.from_rgb(
         (batch.labels[:, None] / 8).expand(-1, 3, -1, -1))
     torch.manual_seed(3)

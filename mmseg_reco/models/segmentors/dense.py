@@ -1,0 +1,80 @@
+# Licensed under the Apache License, Version 2.0.
+"""What one forward pass of a network gives, and losses on its representations."""
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn as nn
+from mmseg.utils import SampleList
+from torch import Tensor
+
+from ..regions import resize_maps, take_nearest
+
+
+class DenseOutput(NamedTuple):
+    """What one forward pass of a network gives.
+
+    Attributes:
+        features: Backbone (and neck) features, as the heads take them.
+        outputs: Whatever the decode head returned.
+        embeddings (Tensor, optional): Representations (B, D, h, w).
+    """
+
+    features: Any
+    outputs: Any
+    embeddings: Tensor | None
+
+    @property
+    def logits(self) -> Tensor:
+        """The head's logits (B, C, h, w): the first map where it returns several."""
+        outputs = self.outputs
+        while not isinstance(outputs, Tensor):
+            outputs = outputs[0]
+        return outputs
+
+    def split(self, size: int) -> tuple['DenseOutput', 'DenseOutput']:
+        """Cut a batch in two, after ``size`` images."""
+        return (DenseOutput(*(_map(lambda x: x[:size], part) for part in self)),
+                DenseOutput(*(_map(lambda x: x[size:], part) for part in self)))
+
+    @staticmethod
+    def cat(first: 'DenseOutput', second: 'DenseOutput') -> 'DenseOutput':
+        """Put two batches together; the inverse of :meth:`split`."""
+        return DenseOutput(*(_map(lambda *x: torch.cat(x), *parts)
+                             for parts in zip(first, second, strict=True)))
+
+
+def _map(function, *trees):
+    """Apply a function to the tensors of nested lists and tuples."""
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return function(*trees)
+    if isinstance(first, (list, tuple)):
+        parts = [_map(function, *parts) for parts in zip(*trees, strict=True)]
+        return type(first)(*parts) if hasattr(first, '_fields') else type(first)(parts)
+    return first
+
+
+def stack_labels(data_samples: SampleList, name: str = 'gt_sem_seg') -> Tensor:
+    """Stack the label maps of a batch to (B, H, W), int64."""
+    return torch.cat([getattr(sample, name).data for sample in data_samples])
+
+
+def dense_losses(modules: Iterable[nn.Module], embeddings: Tensor, labels: Tensor,
+                 probs: Tensor) -> dict[str, Tensor]:
+    """Call losses on representations, at the representations' resolution.
+
+    Args:
+        modules (Iterable[nn.Module]): Losses called with (embeddings, labels, probs).
+        embeddings (Tensor): Shape (B, D, h, w).
+        labels (Tensor): Labels at any resolution, ignored where not valid. Shape (B, H, W), int64.
+        probs (Tensor): Probability of every class, at any resolution; used without gradient. Shape
+            (B, K, h', w').
+
+    Returns:
+        dict[str, Tensor]: Each loss under its ``loss_name``.
+    """
+    size = embeddings.shape[-2:]
+    labels = take_nearest(labels, size)
+    probs = resize_maps(probs.detach(), size)
+    return {module.loss_name: module(embeddings, labels, probs) for module in modules}

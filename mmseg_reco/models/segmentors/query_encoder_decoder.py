@@ -1,0 +1,83 @@
+# Licensed under the Apache License, Version 2.0.
+from mmseg.models import EncoderDecoder
+from mmseg.registry import MODELS
+from mmseg.utils import SampleList, add_prefix
+from torch import Tensor
+
+from ..heads import semantic_scores
+from ..regions import RegionPrediction
+from .dense import DenseOutput
+
+#: Stock heads that classify queries, and the heads that also hand out their regions.
+QUERY_HEADS = {
+    'MaskFormerHead': 'RegionMaskFormerHead',
+    'Mask2FormerHead': 'RegionMask2FormerHead',
+}
+
+
+@MODELS.register_module()
+class QueryEncoderDecoder(EncoderDecoder):
+    """A stock EncoderDecoder with a query head that hands out its regions.
+
+    The counterpart of :class:`EmbeddingEncoderDecoder` for MaskFormer and Mask2Former, with the
+    same interface. Representations are the pixel decoder's map. Prediction is the stock one, and
+    checkpoints are interchangeable with the stock class.
+
+    Args:
+        *args: Of :class:`mmseg.models.EncoderDecoder`.
+        decode_head (dict): ``RegionMaskFormerHead`` or ``RegionMask2FormerHead``; a stock one
+            becomes that.
+        **kwargs: Of :class:`mmseg.models.EncoderDecoder`.
+    """
+
+    def __init__(self, *args, decode_head: dict, **kwargs) -> None:
+        kind = QUERY_HEADS.get(decode_head['type'], decode_head['type'])
+        super().__init__(*args, decode_head=dict(decode_head, type=kind), **kwargs)
+
+    def forward_dense(self, inputs: Tensor) -> DenseOutput:
+        """One forward pass.
+
+        Args:
+            inputs (Tensor): Images. Shape (B, 3, H, W).
+
+        Returns:
+            DenseOutput: Features, the head's ``QueryOutput``, and the pixel decoder's map.
+        """
+        features = self.extract_feat(inputs)
+        outputs = self.decode_head.forward_regions(features, tuple(inputs.shape[-2:]))
+        return DenseOutput(features, outputs, outputs.pixel_features)
+
+    def predict_dense(self, inputs: Tensor, metas: list[dict], embed: bool) -> DenseOutput:
+        """The same as :meth:`forward_dense`: a query head says all at once."""
+        return self.forward_dense(inputs)
+
+    def probabilities(self, dense: DenseOutput) -> Tensor:
+        """Score of every class in [0, 1], float32, as the head predicts. Shape (B, K, h, w)."""
+        outputs = dense.outputs
+        scores = semantic_scores(outputs.class_logits[-1].float(),
+                                 outputs.mask_logits[-1].float())
+        return scores.clamp(max=1)  # a sum over queries, which may overlap
+
+    def regions(self, dense: DenseOutput) -> RegionPrediction:
+        """One soft mask for each query, of the last decoder layer."""
+        outputs = dense.outputs
+        return RegionPrediction(
+            masks=outputs.mask_logits[-1].float().sigmoid(),
+            features=dense.embeddings,
+            semantic=self.probabilities(dense),
+            class_logits=outputs.class_logits[-1])
+
+    def supervised_losses(self, dense: DenseOutput, data_samples: SampleList) -> dict[str, Tensor]:
+        """The set loss of the decode head and the losses of auxiliary heads, as configured.
+
+        Args:
+            dense (DenseOutput): Forward pass of the labelled images.
+            data_samples (list[SegDataSample]): Their labels.
+
+        Returns:
+            dict[str, Tensor]: Named as in the stock class.
+        """
+        losses = add_prefix(self.decode_head.loss_by_regions(dense.outputs, data_samples), 'decode')
+        if self.with_auxiliary_head:
+            losses.update(self._auxiliary_head_forward_train(dense.features, data_samples))
+        return losses
