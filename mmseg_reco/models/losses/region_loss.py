@@ -5,14 +5,16 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..regions.structures import RegionPrediction, RegionTarget
+from .over_ranks import mean_count
 
 
 class RegionLoss(nn.Module):
     """A loss between the student's regions and the teacher's.
 
     A subclass writes :meth:`region_loss`; this class detaches the teacher, keeps autocast out and
-    applies the weight. After each forward pass ``diagnostics`` holds what the loss reports of
-    itself, detached and on the device.
+    applies the weight. With several processes the averages run over the regions of all ranks, which
+    must all call the loss in every step. After each forward pass ``diagnostics`` holds what the
+    loss reports of itself on this rank, detached and on the device.
 
     Args:
         loss_weight (float): Factor of the loss, >= 0.
@@ -83,18 +85,17 @@ def on_student_regions(values: Tensor, match: Tensor, exists: Tensor, default: T
     return torch.cat([default, default[:, :1]], 1).scatter(1, slots, values)[:, :-1]
 
 
-def mean_over_regions(values: Tensor, exists: Tensor) -> Tensor:
-    """Mean over the regions of each image, then over the images that have a region.
+def mean_of_regions(values: Tensor, exists: Tensor) -> Tensor:
+    """Mean over the regions of each image.
 
     Args:
-        values (Tensor): Finite for padding. Shape (B, T).
+        values (Tensor): Shape (B, T).
         exists (Tensor): Shape (B, T), bool.
 
     Returns:
-        Tensor: Scalar; 0, attached to the graph, where no image has a region.
+        Tensor: 0, attached to the graph, for an image without regions. Shape (B,).
     """
-    per_image = torch.where(exists, values, 0).sum(1) / exists.sum(1).clamp_min(1)
-    return per_image.sum() / exists.any(1).sum().clamp_min(1)
+    return torch.where(exists, values, 0).sum(1) / exists.sum(1).clamp_min(1)
 
 
 def matched_contrast(similarity: Tensor, match: Tensor, exists: Tensor,
@@ -111,9 +112,13 @@ def matched_contrast(similarity: Tensor, match: Tensor, exists: Tensor,
         temperature (float): :math:`\tau` > 0.
 
     Returns:
-        tuple[Tensor, Tensor]: Loss, and similarity of the matched pairs (detached), both
-        averaged by :func:`mean_over_regions`.
+        tuple[Tensor, Tensor]: Loss, and similarity of the matched pairs (detached). Both are the
+        mean over the regions of an image, then over the images that have a region: the loss over
+        those of all ranks (:func:`mean_count`), the similarity over those of this one; 0, attached
+        to the graph, where there is none.
     """
     positive = similarity.gather(2, match.masked_fill(~exists, 0)[:, :, None])[:, :, 0]
     losses = (similarity / temperature).logsumexp(2) - positive / temperature
-    return mean_over_regions(losses, exists), mean_over_regions(positive.detach(), exists)
+    images = exists.any(1).sum()
+    return (mean_of_regions(losses, exists).sum() / mean_count(images),
+            mean_of_regions(positive.detach(), exists).sum() / images.clamp_min(1))
