@@ -3,6 +3,8 @@
 
 import re
 import zlib
+from bisect import bisect_left
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,52 +47,73 @@ def image_rng(seed: int, name: str) -> np.random.Generator:
 def sparsify(
     mask: np.ndarray, level: str, rng: np.random.Generator, ignore_index: int = 255
 ) -> np.ndarray:
-    """Keep one small region of every class and ignore the rest.
+    """Keep one small region of every class and ignore the rest: one level of ``sparsify_levels``.
+
+    Returns:
+        np.ndarray: Sparse mask, shape (H, W), dtype uint8.
+    """
+    return sparsify_levels(mask, [level], rng, ignore_index)[0]
+
+
+def sparsify_levels(
+    mask: np.ndarray, levels: Sequence[str], rng: np.random.Generator, ignore_index: int = 255
+) -> list[np.ndarray]:
+    """Keep one small region of every class and ignore the rest, at several levels.
 
     The region of a class grows from one random pixel of it, by dilations with a 5x5 square that
     run through other classes as well, until it covers at least ``int(share * class pixels)``
-    pixels of the class. ``k`` such dilations reach exactly the pixels at Chebyshev distance
-    <= 2k, so the number of dilations is read off a histogram of distances and nothing is dilated.
+    pixels of the class. ``k`` such dilations fill exactly the square of pixels at Chebyshev
+    distance <= 2k, so nothing is dilated: a bisection finds the smallest square with enough pixels.
 
-    One number is drawn per class, in ascending class order, whatever the level: with equal
-    generators the regions of a lower level lie inside those of a higher one.
+    One number is drawn per class, in ascending class order, whatever the levels: the regions of a
+    lower level lie inside those of a higher one, also between calls with equal generators.
 
     Args:
         mask (np.ndarray): Class indices, shape (H, W), dtype uint8.
-        level (str): See :func:`parse_level`.
+        levels (Sequence[str]): See :func:`parse_level`.
         rng (np.random.Generator): Source of the seed pixels, see :func:`image_rng`.
         ignore_index (int): Label of pixels without a class, in the input and in the result.
 
     Returns:
-        np.ndarray: Sparse mask, shape (H, W), dtype uint8.
+        list[np.ndarray]: A sparse mask for each level, shape (H, W), dtype uint8.
 
     Raises:
-        ValueError: If the level is unknown or the mask is not a uint8 image of shape (H, W).
+        ValueError: If a level is unknown or the mask is not a uint8 image of shape (H, W).
     """
-    share = parse_level(level)
+    shares = [parse_level(level) for level in levels]
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise ValueError(
             'A mask of class indices must have shape (H, W) and dtype uint8, but this one has '
             f'shape {mask.shape} and dtype {mask.dtype}.'
         )
-    sparse = np.full_like(mask, ignore_index)
-    height, width = mask.shape
+    sparse_masks = [np.full_like(mask, ignore_index) for _ in levels]
     for class_index in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)):
         if class_index == ignore_index:
             continue
         inside = mask == class_index
         pixels = np.flatnonzero(inside)
-        row, column = divmod(int(pixels[rng.integers(pixels.size)]), width)
-        # after how many dilations each pixel is reached: half its distance, rounded up
-        down = (abs(np.arange(height)[:, None] - row) + 1) // 2
-        across = (abs(np.arange(width) - column) + 1) // 2
-        covered = np.cumsum(np.bincount(np.maximum(down, across)[inside]))
-        reach = 2 * np.searchsorted(covered, int(share * pixels.size))
-        window = np.s_[
-            max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1
-        ]
-        sparse[window][inside[window]] = class_index
-    return sparse
+        row, column = divmod(int(pixels[rng.integers(pixels.size)]), mask.shape[1])
+        for share, sparse in zip(shares, sparse_masks, strict=True):
+            region = _grow(inside, row, column, int(share * pixels.size))
+            sparse[region][inside[region]] = class_index
+    return sparse_masks
+
+
+def _grow(inside: np.ndarray, row: int, column: int, target: int) -> tuple[slice, slice]:
+    """Rows and columns that the fewest dilations of a pixel fill to cover ``target`` pixels."""
+
+    def filled(dilations: int) -> tuple[slice, slice]:
+        reach = 2 * dilations
+        return (
+            slice(max(row - reach, 0), row + reach + 1),
+            slice(max(column - reach, 0), column + reach + 1),
+        )
+
+    enough = max(inside.shape) // 2  # dilations that fill the image from any pixel
+    dilations = bisect_left(
+        range(enough), target, key=lambda count: np.count_nonzero(inside[filled(count)])
+    )
+    return filled(dilations)
 
 
 @TRANSFORMS.register_module()

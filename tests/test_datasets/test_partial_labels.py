@@ -1,35 +1,26 @@
 # Licensed under the Apache License, Version 2.0.
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from mmcv.transforms import Compose
 from mmseg.datasets.transforms import LoadAnnotations  # noqa: F401, registers it
 from mmseg.registry import TRANSFORMS
+from oracles.partial_labels_oracle import sparsify_by_dilation
 from PIL import Image
 
-from mmseg_reco.datasets.partial_labels import SparsifyLabels, image_rng, parse_level, sparsify
+from mmseg_reco.datasets.partial_labels import (
+    SparsifyLabels,
+    image_rng,
+    parse_level,
+    sparsify,
+    sparsify_levels,
+)
 
 VOC_MASKS = Path('../shared/data/voc_masks/SegmentationClassAug')
-LEVELS = ('p0', 'p1', 'p5', 'p25', 'p60', 'p100')
+PAPER_LEVELS = ('p0', 'p1', 'p5', 'p25')
+LEVELS = (*PAPER_LEVELS, 'p60', 'p100')
 PINNED = [169829370, 929831975, 118041350]
-
-
-def sparsify_by_dilation(mask, share, rng, ignore_index=255):
-    """The paper's procedure: dilate one pixel until enough of its class is covered."""
-    sparse = np.full_like(mask, ignore_index)
-    for class_index in range(256):
-        positions = np.argwhere(mask == class_index)
-        if class_index == ignore_index or not len(positions):
-            continue
-        region = np.zeros_like(mask)
-        region[tuple(positions[rng.integers(len(positions))])] = 1
-        inside = (mask == class_index).astype(np.uint8)
-        while (region * inside).sum() < int(share * len(positions)):
-            region = cv2.dilate(region, np.ones((5, 5), np.uint8))
-        sparse[(region * inside).astype(bool)] = class_index
-    return sparse
 
 
 def patchy_mask(seed, height=61, width=83):
@@ -52,13 +43,30 @@ def test_equals_repeated_dilation(level):
         np.testing.assert_array_equal(mask, original)
 
 
+@pytest.mark.parametrize('shape', [(1, 1), (1, 9), (2, 2), (7, 1), (3, 40)])
+def test_equals_repeated_dilation_at_the_borders(shape):
+    for seed in range(20):
+        mask = np.random.default_rng(seed).choice(np.uint8([0, 1, 255]), shape)
+        expected = [
+            sparsify_by_dilation(mask, int(level[1:]) / 100, image_rng(seed, 'a'))
+            for level in LEVELS
+        ]
+        np.testing.assert_array_equal(
+            sparsify_levels(mask, LEVELS, image_rng(seed, 'a')), expected
+        )
+
+
 @pytest.mark.skipif(not VOC_MASKS.is_dir(), reason=f'no VOC masks in {VOC_MASKS}')
-@pytest.mark.parametrize('level', ['p0', 'p1', 'p25'])
-def test_equals_repeated_dilation_on_voc(level):
-    for path in sorted(VOC_MASKS.iterdir())[::50]:
+def test_equals_repeated_dilation_on_voc():
+    for path in sorted(VOC_MASKS.iterdir())[::20]:
         mask = np.array(Image.open(path))
-        expected = sparsify_by_dilation(mask, int(level[1:]) / 100, image_rng(2, path.stem))
-        np.testing.assert_array_equal(sparsify(mask, level, image_rng(2, path.stem)), expected)
+        expected = [
+            sparsify_by_dilation(mask, int(level[1:]) / 100, image_rng(2, path.stem))
+            for level in PAPER_LEVELS
+        ]
+        np.testing.assert_array_equal(
+            sparsify_levels(mask, PAPER_LEVELS, image_rng(2, path.stem)), expected
+        )
 
 
 def test_one_pixel_per_class_at_p0():
