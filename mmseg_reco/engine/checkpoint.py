@@ -8,19 +8,24 @@ in it; torch >= 2.6 refuses such a file by default, rightly, since unpickling it
 import logging
 import os
 import pickle
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.fileio import LocalBackend, register_backend
+from mmengine.fileio import LocalBackend, get_local_path, register_backend
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
+# Schemes of mmengine that read a whole file from other storage; the remaining ones end in HTTP.
+_STORAGE = (r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'pavi://')
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
@@ -137,7 +142,7 @@ def load_local(filename: str, map_location: Any = None, trusted: Sequence[str] =
         raise FileNotFoundError(f'No such checkpoint: {filename}')
     is_trusted = any(os.path.realpath(filename) == os.path.realpath(path) for path in trusted)
     try:
-        return torch.load(filename, map_location=map_location, weights_only=not is_trusted)
+        checkpoint = torch.load(filename, map_location=map_location, weights_only=not is_trusted)
     except pickle.UnpicklingError as error:
         raise pickle.UnpicklingError(
             f'{filename} is not a plain checkpoint: reading it can run code stored in it '
@@ -151,6 +156,61 @@ def load_local(filename: str, map_location: Any = None, trusted: Sequence[str] =
             f'{filename} is not a complete checkpoint (cut short while it was written or copied?): '
             f'{error}'
         ) from error
+    drop_config(checkpoint)
+    return checkpoint
+
+
+def drop_config(checkpoint: dict) -> None:
+    """Take the text of the config out of a checkpoint: mmengine's resume would execute it."""
+    if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
+        checkpoint['meta'].pop('config', None)
+
+
+def check_fits(checkpoint: Mapping, model: torch.nn.Module, name: str, partly: bool) -> None:
+    """Refuse a checkpoint of another method, or one of another number of classes.
+
+    mmengine only logs what does not fit, and goes on with random weights in its place.
+
+    Args:
+        checkpoint: Of mmengine, or bare weights by name.
+        model: What they are for.
+        name: The checkpoint's name in messages.
+        partly: Whether it is enough if some weights fit, as they start a training.
+
+    Raises:
+        ValueError: No weight fits; or, unless ``partly``, one is missing or has another shape.
+    """
+    given = {re.sub(r'^module\.', '', key): value
+             for key, value in checkpoint.get('state_dict', checkpoint).items()}
+    own = model.state_dict()
+    if hasattr(model, 'student') and not any(key.startswith('student.') for key in given):
+        given = {f'student.{key}': value for key, value in given.items()}  # starts both networks
+        own = {key: value for key, value in own.items() if key.startswith('student.')}
+    common = [key for key in own if key in given]
+    if not common:
+        raise ValueError(
+            f'{name} holds no weight of this {type(model).__name__}: it is a checkpoint of another '
+            f'method or of a part. Its names begin with {_heads(given)}, those of the model with '
+            f'{_heads(own)}. Name a checkpoint that this config made; weights of a backbone alone '
+            "belong in the backbone's init_cfg=dict(type='Pretrained', checkpoint=...).")
+    if partly:
+        return
+    for key in common:
+        shape, wanted = tuple(given[key].shape), tuple(own[key].shape)
+        if shape != wanted:
+            classes = f' It was trained with num_classes={shape[0]}.' if 'conv_seg' in key else ''
+            raise ValueError(f'{name} does not fit the config: {key} is of shape {shape} in the '
+                             f'checkpoint, {wanted} in the model.{classes}')
+    missing = [key for key in own if key not in given
+               and not re.search(r'num_batches_tracked$|projector\.|auxiliary_head\.', key)]
+    if missing:
+        raise ValueError(
+            f'{name} does not fit the config: it lacks {len(missing)} of the {len(own)} weights of '
+            f'the model, the first is {missing[0]}.')
+
+
+def _heads(names: Mapping) -> str:
+    return ', '.join(sorted({str(name).split('.')[0] for name in names})[:6]) or 'nothing'
 
 
 def _unsafe_content(filename: str, error: pickle.UnpicklingError) -> str:
@@ -164,18 +224,41 @@ def _unsafe_content(filename: str, error: pickle.UnpicklingError) -> str:
 
 @contextmanager
 def safe_checkpoint_loading(trusted: Sequence[str] = ()) -> Iterator[None]:
-    """Within this context mmengine reads local checkpoints through :func:`load_local`.
+    """Within this context mmengine reads checkpoints, local or not, through :func:`load_local`.
 
     Args:
-        trusted: Files that the user has said to trust.
+        trusted: Files and addresses that the user has said to trust.
     """
 
     def load_from_local(filename: str, map_location: Any = None) -> dict:
         return load_local(filename, map_location, trusted)
 
-    stock = CheckpointLoader._schemes['']
+    def load_from_storage(filename: str, map_location: Any = None) -> dict:
+        with get_local_path(filename) as path:
+            return load_local(path, map_location, [path] if filename in trusted else ())
+
+    def load_url(url: str, map_location: Any = None, progress: bool = True, **_: Any) -> dict:
+        path = download(url, progress)
+        return load_local(path, map_location, [path] if url in trusted else trusted)
+
+    stock = dict(CheckpointLoader._schemes), mmengine_checkpoint.load_url
     CheckpointLoader.register_scheme('', load_from_local, force=True)
+    CheckpointLoader.register_scheme(_STORAGE, load_from_storage, force=True)
+    # http(s)://, torchvision://, open-mmlab:// and mmcls:// all end in this one function
+    mmengine_checkpoint.load_url = load_url
     try:
         yield
     finally:
-        CheckpointLoader.register_scheme('', stock, force=True)
+        for scheme, loader in stock[0].items():
+            CheckpointLoader.register_scheme(scheme, loader, force=True)
+        mmengine_checkpoint.load_url = stock[1]
+
+
+def download(url: str, progress: bool = True) -> str:
+    """Path of the local copy of a file, made now unless it is there, where torch.hub keeps it."""
+    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
+    path = os.path.join(folder, os.path.basename(urlparse(url).path))
+    if not os.path.exists(path):
+        os.makedirs(folder, exist_ok=True)
+        torch.hub.download_url_to_file(url, path, progress=progress)
+    return path

@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
 from mmseg_reco.engine.checkpoint import latest_checkpoint
+from mmseg_reco.engine.config_check import check_config, check_options
 
 _SYNC_NORMS = ('SyncBN', 'MMSyncBN')
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -58,16 +60,22 @@ def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config and apply what the command line says, in mmseg's order of precedence."""
+    """Read the config and apply what the command line says, in mmseg's order of precedence.
+
+    Raises:
+        ValueError: A setting is misspelt.
+    """
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
+        check_options(args.cfg_options, cfg)
         cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     cfg.setdefault('default_scope', 'mmseg')
+    check_config(cfg)
     use_safe_checkpoints(cfg)
     return cfg
 
@@ -129,7 +137,9 @@ def build_runner(cfg: Config) -> Runner:
     Raises:
         ValueError: The launcher started more processes than there are GPUs, or needs GPUs that
             this machine lacks.
+        OSError: The work directory cannot be written to.
     """
+    check_work_dir(cfg.work_dir)
     on_cpu = get_device() == 'cpu'
     distributed = cfg.launcher != 'none'
     share_cores(cfg, on_cpu)
@@ -141,6 +151,23 @@ def build_runner(cfg: Config) -> Runner:
     elif distributed and torch.cuda.is_available():
         check_gpu_count()
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def check_work_dir(work_dir: str) -> None:
+    """Refuse a work directory that takes no file, before hours have been spent on a checkpoint.
+
+    Raises:
+        OSError: The directory cannot be made or written to.
+    """
+    try:
+        os.makedirs(work_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work_dir):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"The work directory '{work_dir}' cannot be written to ({error.strerror}): choose "
+            'another with --work-dir.'
+        ) from error
 
 
 def share_cores(cfg: Config, on_cpu: bool) -> None:

@@ -1,10 +1,17 @@
 # Licensed under the Apache License, Version 2.0.
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import Runner
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 
-from mmseg_reco.engine.checkpoint import pack_history, to_plain, unpack_history
+from mmseg_reco.engine.checkpoint import (
+    check_fits,
+    drop_config,
+    pack_history,
+    to_plain,
+    unpack_history,
+)
 
 
 @HOOKS.register_module()
@@ -33,7 +40,20 @@ class SafeCheckpointHook(CheckpointHook):
                 checkpoint[key] = to_plain(value, key)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Rebuild the log history; a stock checkpoint, or bare weights, passes unchanged."""
+        """Refuse what does not fit, and rebuild the log history.
+
+        A stock checkpoint, or bare weights, passes unchanged but for the text of its config.
+
+        Raises:
+            ValueError: The checkpoint is of another method or number of classes.
+        """
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        # weights that only start a training may fit in part
+        partly = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        check_fits(checkpoint, model, f'The checkpoint {runner._load_from or ""}'.rstrip(), partly)
+        drop_config(checkpoint)
         scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
         for name, value in scalars.items():
             if not isinstance(value, HistoryBuffer):

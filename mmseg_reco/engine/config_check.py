@@ -1,0 +1,114 @@
+# Licensed under the Apache License, Version 2.0.
+"""Misspelt settings, found before anything is built, each with the nearest right name."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+from mmseg import registry
+
+# What mmengine itself takes out of a config before it builds the object.
+_RESERVED = {'type', 'priority', '_scope_', '_delete_'}
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
+    """The known word that is spelt most alike; None if none is."""
+    return next(iter(get_close_matches(word, list(known), 1, cutoff)), None)
+
+
+def accepted_arguments(cls: type) -> set[str] | None:
+    """Names of a class's arguments, those it hands on to its bases included; None for any."""
+    names: set[str] = set()
+    for base in cls.__mro__[:-1]:
+        if '__init__' not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        names |= {parameter.name for parameter in parameters}
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            return names - {'self'}
+    return None if names else set()
+
+
+def _registered() -> dict[str, type]:
+    """Everything that mmseg and mmengine can build by name."""
+    modules: dict[str, type] = {}
+    for root in vars(registry).values():
+        while isinstance(root, Registry):
+            root.import_from_location()
+            modules = {**root.module_dict, **modules}
+            root = root.parent
+    return modules
+
+
+def _typed(node: Any, place: str = '') -> Iterator[tuple[str, Mapping]]:
+    """All dicts with a ``type`` inside a config, with their places."""
+    if isinstance(node, Mapping):
+        if 'type' in node:
+            yield place, node
+        for key, value in node.items():
+            yield from _typed(value, f'{place}.{key}' if place else str(key))
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from _typed(value, f'{place}[{index}]')
+
+
+def check_config(cfg: Config) -> None:
+    """Refuse misspelt settings of the runner, and types and arguments of this package's modules.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ValueError: The message names the key, what it belongs to, and the nearest right name.
+    """
+    settings = _runner_settings()
+    for key in set(cfg) - settings:
+        meant = nearest(key, settings - set(cfg), 0.88)
+        if meant:
+            raise ValueError(f"The config sets '{key}', which nothing reads. Did you mean '{meant}'"
+                             '? (If it is a variable of your own, give it another name.)')
+
+    modules = _registered()
+    ours = {name: cls for name, cls in modules.items() if cls.__module__.startswith('mmseg_reco.')}
+    for place, node in _typed(dict(cfg.items())):
+        kind = node['type']
+        name = kind.removeprefix('mmseg.') if isinstance(kind, str) else None
+        if name is not None and '.' not in name and name not in modules:
+            meant = nearest(name, ours)
+            if meant:
+                raise ValueError(f"{place}.type is '{kind}', which is not registered. Did you mean "
+                                 f"'{meant}'?")
+        cls = kind if kind in ours.values() else ours.get(name)
+        known = None if cls is None else accepted_arguments(cls)
+        for key in () if known is None else sorted(set(node) - known - _RESERVED):
+            meant = nearest(key, known, 0.6)
+            hint = f"Did you mean '{meant}'?" if meant else f'It has: {", ".join(sorted(known))}.'
+            raise ValueError(f'{place}.{key}: {cls.__name__} has no such argument. {hint}')
+
+
+def check_options(options: Iterable[str], cfg: Config) -> None:
+    """Refuse options of the command line that would add a misspelt setting to the config.
+
+    Args:
+        options (Iterable[str]): Keys of ``--cfg-options``, such as 'optim_wrapper.optimizer.lr'.
+        cfg (Config): The config before the options.
+
+    Raises:
+        ValueError: The message names the option and the nearest right name.
+    """
+    known = _runner_settings() | set(cfg)
+    for option in options:
+        head, *rest = option.split('.')
+        meant = None if head in known else nearest(head, known)
+        if meant:
+            raise ValueError(f"--cfg-options {option}: the config has no '{head}'. Did you mean "
+                             f"'{'.'.join([meant, *rest])}'?")
+
+
+def _runner_settings() -> set[str]:
+    return set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | {
+        'runner_type', 'model_wrapper_cfg', 'find_unused_parameters', 'sync_bn'}

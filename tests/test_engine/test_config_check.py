@@ -1,0 +1,84 @@
+# Licensed under the Apache License, Version 2.0.
+import argparse
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmseg.datasets import BaseSegDataset
+
+from mmseg_reco.datasets import MultiBranch, PartialVOCDataset
+from mmseg_reco.engine import launch
+from mmseg_reco.engine.config_check import accepted_arguments, check_config, check_options, nearest
+from mmseg_reco.models import EmbeddingEncoderDecoder, MeanTeacherReCo, ReCoLoss
+
+
+def test_nearest():
+    known = ['num_queries', 'num_negatives', 'temperature']
+    assert nearest('num_querys', known) == 'num_queries'
+    assert nearest('tau', known) is None
+
+
+def test_arguments_follow_the_bases():
+    assert accepted_arguments(ReCoLoss) >= {'num_queries', 'loss_name'}
+    assert accepted_arguments(MeanTeacherReCo) >= {'mix', 'segmentor', 'semi_train_cfg'}
+    assert accepted_arguments(EmbeddingEncoderDecoder) >= {'tap', 'backbone', 'neck'}
+    voc = accepted_arguments(PartialVOCDataset)
+    assert voc >= {'level', 'seed', 'ann_file', 'max_refetch'} and 'levels' not in voc
+    assert accepted_arguments(MultiBranch) is None  # pipelines under names of the user's
+    assert accepted_arguments(BaseSegDataset) >= {'data_root'}
+
+    class Bare:
+        pass
+
+    assert accepted_arguments(Bare) == set()
+
+
+@pytest.mark.parametrize(('cfg', 'message'), [
+    (dict(model=dict(losses=[dict(type='ReCoLoss', num_querys=3)])),
+     r"model\.losses\[0\]\.num_querys: ReCoLoss has .*mean 'num_queries'\?"),
+    (dict(model=dict(type=MeanTeacherReCo, mixx=None)), r"model\.mixx: MeanTeacherReCo .*'mix'\?"),
+    (dict(custom_hooks=[dict(type='mmseg.MeanTeacherHook', zzz=1)]),
+     r'custom_hooks\[0\]\.zzz: MeanTeacherHook .*It has: buffers, interval, momentum, warmup\.'),
+    (dict(model=dict(type='MeanTeacherReco')), "type is 'MeanTeacherReco'.*'MeanTeacherReCo'"),
+    (dict(custom_hook=[]), "sets 'custom_hook'.*'custom_hooks'"),
+    (dict(train_dataloder=dict()), "'train_dataloder'.*'train_dataloader'"),
+])
+def test_misspelt_settings_are_refused_with_the_nearest(cfg, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(Config(cfg))
+
+
+def test_what_is_not_ours_is_left_alone():
+    check_config(Config(dict(
+        crop_size=(3, 3), val_dataloader=dict(), val_dataloader2=dict(), norm_cfg=dict(type='BN'),
+        model=dict(type='SomeoneElses', backbone=dict(type='mmpretrain.ReCoLos', depht=3)),
+        optim_wrapper=dict(type='OptimWrapper', constructor='X', optimizer=dict(type='SGD')),
+        custom_hooks=[dict(type='MeanTeacherHook', priority='LOW')])))
+
+
+def test_options():
+    cfg = Config(dict(my_setting=1, optim_wrapper=dict()))
+    check_options(['optim_wrapper.optimizer.lr', 'my_setting', 'randomness.seed', 'zzz'], cfg)
+    with pytest.raises(ValueError, match="no 'optim_wraper'.*'optim_wrapper.optimizer.lr'"):
+        check_options(['optim_wraper.optimizer.lr'], cfg)
+
+
+def test_tools_check_the_config(tiny_config):
+    args = argparse.Namespace(
+        config=str(tiny_config), launcher='none', work_dir=None, cfg_options=None)
+    launch.load_config(args)
+    args.cfg_options = {'optim_wraper.optimizer.lr': 0.1}
+    with pytest.raises(ValueError, match='optim_wrapper'):
+        launch.load_config(args)
+    tiny_config.write_text(tiny_config.read_text() + "custom_hook = [dict(type='X')]\n")
+    args.cfg_options = None
+    with pytest.raises(ValueError, match='custom_hooks'):
+        launch.load_config(args)
+
+
+def test_every_config_of_this_package_passes():
+    """A part of them, for time's sake: they share their modules."""
+    paths = sorted(Path('configs').glob('reco/*m-v2*.py')) + sorted(Path('configs').glob('demo/*'))
+    assert len(paths) > 10
+    for path in paths:
+        check_config(Config.fromfile(path))
