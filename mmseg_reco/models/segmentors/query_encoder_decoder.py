@@ -52,11 +52,14 @@ class QueryEncoderDecoder(EncoderDecoder):
         return self.forward_dense(inputs)
 
     def probabilities(self, dense: DenseOutput) -> Tensor:
-        """Score of every class in [0, 1], float32, as the head predicts. Shape (B, K, h, w)."""
+        """Score of every class as the head predicts, float32. Shape (B, K, h, w).
+
+        Where overlapping queries make the scores of a pixel add up to more than 1, they are divided
+        by their sum; where no query claims a pixel they stay small, and so does the confidence.
+        """
         outputs = dense.outputs
-        scores = semantic_scores(outputs.class_logits[-1].float(),
-                                 outputs.mask_logits[-1].float())
-        return scores.clamp(max=1)  # a sum over queries, which may overlap
+        scores = semantic_scores(outputs.class_logits[-1].float(), outputs.mask_logits[-1].float())
+        return scores / scores.sum(1, keepdim=True).clamp_min(1)
 
     def regions(self, dense: DenseOutput) -> RegionPrediction:
         """One soft mask for each query, of the last decoder layer."""
