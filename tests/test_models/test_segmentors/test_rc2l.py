@@ -48,8 +48,7 @@ def test_query_heads_learn_from_all_four_terms(head, source):
                   semi_train_cfg=dict(weak_threshold=0.1, region_source=source))
     losses, loss = step(model)
     terms = {'loss_rmc', 'loss_rfc', 'loss_rcc', 'loss_smc'}
-    assert terms <= set(losses) and {f'sup.decode.loss_{k}' for k in ('cls', 'mask', 'dice')} <= set(
-        losses)
+    assert terms | {f'sup.decode.loss_{k}' for k in ('cls', 'mask', 'dice')} <= set(losses)
     assert loss.isfinite() and all(losses[name] > 0 for name in terms)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.student.parameters())
     assert all(p.grad is None for p in model.teacher.parameters())

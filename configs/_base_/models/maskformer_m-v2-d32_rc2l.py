@@ -1,0 +1,4 @@
+# Licensed under the Apache License, Version 2.0.
+# The slim MaskFormer as student and teacher: RC2L with all four terms.
+_base_ = './maskformer_m-v2-d32.py'
+model = dict(_delete_=True, type='RC2L', segmentor=_base_.model)
