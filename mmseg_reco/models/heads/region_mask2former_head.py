@@ -38,7 +38,7 @@ class RegionMask2FormerHead(RegionQueryHead, Mask2FormerHead):
                 self.oversample_ratio, self.importance_sample_ratio)
             targets, ignored = (
                 point_sample(x[:, None].to(logits), points)[:, 0] for x in (targets, ignored))
-        return point_sample(logits[:, None], points)[:, 0], targets, ignored
+        return point_sample(logits[:, None], points)[:, 0], targets, ignored == 0
 
     def _mask_loss(self, logits: Tensor, targets: Tensor, weights: Tensor,
                    num_masks: Tensor) -> Tensor:

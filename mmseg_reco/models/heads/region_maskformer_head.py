@@ -27,7 +27,7 @@ class RegionMaskFormerHead(RegionQueryHead, MaskFormerHead):
                  ignored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Every pixel of the labels."""
         logits = F.interpolate(logits[:, None], targets.shape[-2:], mode='bilinear')
-        return logits.flatten(1), targets.flatten(1), ignored.flatten(1)
+        return logits.flatten(1), targets.flatten(1), ~ignored.flatten(1)
 
     def _mask_loss(self, logits: Tensor, targets: Tensor, weights: Tensor,
                    num_masks: Tensor) -> Tensor:

@@ -43,21 +43,21 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     r"""Score of each class at each pixel: the sum over queries of class probability times mask.
 
     :math:`S_k(x) = \sum_q \mathrm{softmax}(c_q)_k \, \sigma(M_q(x))` (MaskFormer's semantic
-    inference). In float32 at least.
+    inference).
 
     Args:
         class_logits (Tensor): The last class is "no object". Shape (B, N, K + 1).
         mask_logits (Tensor): Shape (B, N, h, w).
 
     Returns:
-        Tensor: In [0, N]; above 1 only where queries overlap. Shape (B, K, h, w).
+        Tensor: In [0, N], float32; above 1 only where queries overlap. Shape (B, K, h, w).
     """
     with torch.autocast(class_logits.device.type, enabled=False):
-        probs = _full(class_logits).softmax(2)[..., :-1]
-        return torch.einsum('bnk,bnhw->bkhw', probs, _full(mask_logits).sigmoid())
+        probs = class_logits.float().softmax(2)[..., :-1]
+        return torch.einsum('bnk,bnhw->bkhw', probs, mask_logits.float().sigmoid())
 
 
-def check_mmdet(name: str, version: str | None = None) -> None:
+def check_mmdet(name: str) -> None:
     """Refuse to build a query head without a working mmdet.
 
     Without mmdet, or with one that cannot be imported whole, mmseg puts an empty module in the
@@ -65,14 +65,13 @@ def check_mmdet(name: str, version: str | None = None) -> None:
 
     Args:
         name (str): The class that needs mmdet.
-        version (str, optional): Of mmdet; None asks the installed one.
 
     Raises:
         ImportError: With what to install.
     """
     remedy = f"Install it with: pip install 'mmdet{_MMDET}', or pip install 'mmseg_reco[rc2l]'"
     try:
-        version = version or import_module('mmdet').__version__
+        version = import_module('mmdet').__version__
         if not SpecifierSet(_MMDET).contains(version, prereleases=True):
             raise ImportError(
                 f'mmdet {version} is installed, but {name} needs mmdet{_MMDET}. {remedy}')
@@ -196,7 +195,7 @@ class RegionQueryHead:
     def _loss_by_feat_single(self, cls_scores: Tensor, mask_preds: Tensor,
                              batch_gt_instances: list[InstanceData],
                              batch_img_metas: list[dict]) -> tuple[Tensor, Tensor, Tensor]:
-        """Set loss of one decoder layer.
+        """Set loss of one decoder layer, in float32.
 
         Args:
             cls_scores (Tensor): Shape (B, N, K + 1).
@@ -206,14 +205,14 @@ class RegionQueryHead:
             batch_img_metas (list[dict]): Handed on to the assigner.
 
         Returns:
-            tuple[Tensor, Tensor, Tensor]: Class, mask and Dice loss, scalars.
+            tuple[Tensor, Tensor, Tensor]: Class, mask and Dice loss, float32 scalars.
         """
         with torch.autocast(cls_scores.device.type, enabled=False):
-            cls_scores, mask_preds = _full(cls_scores), _full(mask_preds)
-            labels, _, targets, matched, num_matched = self.get_targets(
+            cls_scores, mask_preds = cls_scores.float(), mask_preds.float()
+            labels, _, targets, matched, _ = self.get_targets(
                 list(cls_scores), list(mask_preds), batch_gt_instances, batch_img_metas)
+            labels, matched = torch.stack(labels), torch.stack(matched) > 0
 
-            labels = torch.stack(labels)
             known = cls_scores.new_tensor([len(gt) > 1 for gt in batch_gt_instances])
             known = known[:, None].expand_as(labels)
             class_weight = cls_scores.new_tensor(self.class_weight)
@@ -222,19 +221,18 @@ class RegionQueryHead:
                 avg_factor=(class_weight[labels] * known).sum())
 
             # The mean over processes, also where this one has no mask.
-            num_masks = mask_preds.new_tensor(num_matched)
+            num_masks = matched.sum().to(mask_preds)
             all_reduce(num_masks, 'mean')
             num_masks = num_masks.clamp_min(1)
-            logits = mask_preds[torch.stack(matched) > 0]
+            logits = mask_preds[matched]
             if len(logits) == 0:
                 return loss_cls, logits.sum(), logits.sum()
             ignored = torch.cat([
-                gt.masks[-1:].expand_as(target)
+                (gt.masks[-1:] > 0).expand_as(target)
                 for gt, target in zip(batch_gt_instances, targets, strict=True)
             ])
-            logits, targets, ignored = self._compare(logits, torch.cat(targets), ignored)
+            logits, targets, labeled = self._compare(logits, torch.cat(targets), ignored)
             # An ignored pixel is made one that is surely and rightly outside: no loss, no gradient.
-            labeled = ignored == 0
             logits = logits.masked_fill(~labeled, _OUTSIDE)
             targets = targets.masked_fill(~labeled, 0)
             weights = (1 / labeled.sum(1, keepdim=True).clamp_min(1)).to(logits)
@@ -250,11 +248,11 @@ class RegionQueryHead:
         Args:
             logits (Tensor): Shape (M, h, w).
             targets (Tensor): 0 or 1. Shape (M, H, W), int64.
-            ignored (Tensor): 0 or 1. Shape (M, H, W), int64.
+            ignored (Tensor): Shape (M, H, W), bool.
 
         Returns:
-            tuple[Tensor, Tensor, Tensor]: The three, each (M, P); the last is above 0 wherever an
-            ignored pixel takes part.
+            tuple[Tensor, Tensor, Tensor]: Logits, targets, and the pixels or points that take part
+            (bool), each (M, P).
         """
         raise NotImplementedError
 
@@ -272,8 +270,3 @@ class RegionQueryHead:
             Tensor: Scalar.
         """
         raise NotImplementedError
-
-
-def _full(x: Tensor) -> Tensor:
-    """In float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
