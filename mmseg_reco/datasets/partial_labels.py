@@ -4,9 +4,10 @@
 import re
 import zlib
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmseg.registry import TRANSFORMS
@@ -87,16 +88,31 @@ def sparsify_levels(
             f'shape {mask.shape} and dtype {mask.dtype}.'
         )
     sparse_masks = [np.full_like(mask, ignore_index) for _ in levels]
-    for class_index in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)):
+    for class_index in _labels(mask):
         if class_index == ignore_index:
             continue
         inside = mask == class_index
-        pixels = np.flatnonzero(inside)
-        row, column = divmod(int(pixels[rng.integers(pixels.size)]), mask.shape[1])
+        # pixels of the class are numbered row by row; a number is found by counts of the rows
+        per_row = cv2.reduce(inside.view(np.uint8), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+        up_to_row = per_row.ravel().cumsum()
+        total = int(up_to_row[-1])
+        number = rng.integers(total)
+        row = int(np.searchsorted(up_to_row, number, side='right'))
+        column = int(np.flatnonzero(inside[row])[number - up_to_row[row]])
         for share, sparse in zip(shares, sparse_masks, strict=True):
-            region = _grow(inside, row, column, int(share * pixels.size))
+            region = _grow(inside, row, column, int(share * total))
             sparse[region][inside[region]] = class_index
     return sparse_masks
+
+
+def _labels(mask: np.ndarray) -> Iterator[int]:
+    """Labels of a uint8 mask, ascending."""
+    label = -1
+    while label < 255:
+        # modulo 256, so that all labels up to this one become larger than those above it
+        label += 1 + int((mask - np.uint8(label + 1)).min())
+        if label <= 255:
+            yield label
 
 
 def _grow(inside: np.ndarray, row: int, column: int, target: int) -> tuple[slice, slice]:
@@ -109,6 +125,8 @@ def _grow(inside: np.ndarray, row: int, column: int, target: int) -> tuple[slice
             slice(max(column - reach, 0), column + reach + 1),
         )
 
+    if target <= 1:
+        return filled(0)
     enough = max(inside.shape) // 2  # dilations that fill the image from any pixel
     dilations = bisect_left(
         range(enough), target, key=lambda count: np.count_nonzero(inside[filled(count)])

@@ -84,6 +84,15 @@ def test_lower_level_lies_inside_a_higher_one():
         assert lower.sum() < higher.sum() and not (lower & ~higher).any()
 
 
+@pytest.mark.parametrize('ignore_index', [0, 7, 255])
+def test_every_label_of_a_mask(ignore_index):
+    mask = np.arange(256).repeat(4).reshape(32, 32).astype(np.uint8)
+    sparse = sparsify(mask, 'p0', image_rng(0, 'a'), ignore_index)
+    expected = np.ones(256)
+    expected[ignore_index] = 1024 - 255
+    np.testing.assert_array_equal(np.bincount(sparse.ravel()), expected)
+
+
 def test_other_ignore_index():
     mask = np.where(patchy_mask(2) == 255, 0, 5).astype(np.uint8)
     sparse = sparsify(mask, 'p0', image_rng(0, 'a'), ignore_index=0)
