@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 from .class_relations import draw_class_relations
 from .panels import colour_labels, draw_panel
+from .regions import draw_matched_regions
 
-__all__ = ['colour_labels', 'draw_class_relations', 'draw_panel']
+__all__ = ['colour_labels', 'draw_class_relations', 'draw_matched_regions', 'draw_panel']

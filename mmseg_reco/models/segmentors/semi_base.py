@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..losses import RegionLoss
 from ..preprocess import PseudoBatch
-from ..regions import region_target
+from ..regions import RegionPrediction, RegionTarget, region_target
 from .dense import DenseOutput, dense_losses, stack_labels
 from .query_encoder_decoder import QUERY_HEADS
 
@@ -294,20 +294,40 @@ class SemiBaseSegmentor(BaseSegmentor):
             dict[str, Tensor]: Each loss under its ``loss_name``.
         """
         losses = dict()
-        trusted = strong.labels.masked_fill(strong.confidence < self.weak_threshold,
-                                            self.ignore_index)
         if self.pixel_losses:
             losses.update(
-                dense_losses(self.pixel_losses, student.embeddings, torch.cat([labels, trusted]),
+                dense_losses(self.pixel_losses, student.embeddings,
+                             torch.cat([labels, self.trusted(strong)]),
                              self.student.probabilities(student)))
         if self.region_losses:
-            prediction = self.student.regions(student.split(len(labels))[1])
-            target = region_target(
-                prediction, self.teacher.regions(teacher), trusted, trusted != self.ignore_index,
-                strong.origin, tuple(weak.labels.shape[-2:]), self.region_source,
-                self.weak_threshold, self.semi_train_cfg['min_region_area'], self.matcher)
-            losses.update({loss.loss_name: loss(prediction, target) for loss in self.region_losses})
+            regions = self.match_regions(student.split(len(labels))[1], teacher, weak, strong)
+            losses.update({loss.loss_name: loss(*regions) for loss in self.region_losses})
         return losses
+
+    def trusted(self, batch: PseudoBatch) -> Tensor:
+        """Pseudo-labels (B, H, W), ignored where the teacher is less sure than the threshold."""
+        return batch.labels.masked_fill(batch.confidence < self.weak_threshold, self.ignore_index)
+
+    def match_regions(self, student: DenseOutput, teacher: DenseOutput, weak: PseudoBatch,
+                      strong: PseudoBatch) -> tuple[RegionPrediction, RegionTarget]:
+        """Regions of the student on strong views, and the teacher's that they are matched with.
+
+        Args:
+            student (DenseOutput): Of the strong views.
+            teacher (DenseOutput): Of the weak views.
+            weak (PseudoBatch): Unlabelled images as the teacher saw them.
+            strong (PseudoBatch): The same as the student saw them, with their origin.
+
+        Returns:
+            tuple[RegionPrediction, RegionTarget]: At the resolution of the student's masks.
+        """
+        prediction, labels = self.student.regions(student), self.trusted(strong)
+        target = region_target(prediction, self.teacher.regions(teacher), labels,
+                               labels != self.ignore_index, strong.origin,
+                               tuple(weak.labels.shape[-2:]), self.region_source,
+                               self.weak_threshold, self.semi_train_cfg['min_region_area'],
+                               self.matcher)
+        return prediction, target
 
     @property
     def _predictor(self) -> nn.Module:
