@@ -30,6 +30,8 @@ def accepted_arguments(cls: type) -> set[str] | None:
         names |= {parameter.name for parameter in parameters}
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
             return names - {'self'}
+        if base.__module__.startswith('mmdet.'):  # its heads swallow what they do not know
+            return None
     return None if names else set()
 
 
