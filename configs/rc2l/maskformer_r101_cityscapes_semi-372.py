@@ -1,0 +1,6 @@
+# Licensed under the Apache License, Version 2.0.
+# 1/8 of 2,975.
+_base_ = './maskformer_r101_cityscapes_semi-100.py'
+train_dataloader = dict(
+    dataset=dict(
+        labeled='splits/372/0/labeled.txt', unlabeled='splits/372/0/unlabeled.txt'))

@@ -1,0 +1,4 @@
+# Licensed under the Apache License, Version 2.0.
+# 1/4 of VOC's own 1,464.
+_base_ = './maskformer_r101_voc_supervised-92.py'
+train_dataloader = dict(dataset=dict(ann_file='splits/366/0/labeled.txt'))
