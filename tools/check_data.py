@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-"""Check the training and validation data of a config: every list, image header and mask."""
+"""Check the training and validation data of a config: every list, image and mask."""
 
 import argparse
 import sys
@@ -14,6 +14,7 @@ import mmseg_reco  # noqa: F401
 from mmseg_reco.datasets.checks import (
     Problem,
     Report,
+    check_branches,
     check_dataset,
     check_num_classes,
     check_overlaps,
@@ -84,6 +85,8 @@ def main() -> int:
     problems += overlaps
     leaves = {**parts['train'], **parts['val']}
     problems += check_num_classes(leaves, cfg.get('model'))
+    if parts['train']:
+        problems += check_branches(parts['train'], cfg.get('model'))
     reports = []
     if leaves:
         bar = ProgressBar(sum(map(len, leaves.values())), file=sys.stderr)

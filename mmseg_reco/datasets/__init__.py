@@ -10,10 +10,12 @@ from .partial import (
     PartialVOCDataset,
 )
 from .partial_labels import SparsifyLabels, sparsify
-from .samplers import MultiSourceSampler
+from .samplers import MultiSourceSampler, SeededBatchSampler
 from .sunrgbd import SUNRGBDDataset
 from .transforms import (
     HideLabels,
+    LoadCheckedAnnotations,
+    LoadCheckedImage,
     MultiBranch,
     PackSemiSegInputs,
     RandomColorJitter,
@@ -26,6 +28,8 @@ __all__ = [
     'DemoSceneDataset',
     'HideLabels',
     'LabeledUnlabeledDataset',
+    'LoadCheckedAnnotations',
+    'LoadCheckedImage',
     'MultiBranch',
     'MultiSourceSampler',
     'PackSemiSegInputs',
@@ -38,6 +42,7 @@ __all__ = [
     'RandomGaussianBlur',
     'RandomRescaleCrop',
     'SUNRGBDDataset',
+    'SeededBatchSampler',
     'SparsifyLabels',
     'sparsify',
 ]

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +17,13 @@ from mmengine.fileio import LocalBackend, get_file_backend, get_local_path, list
 from PIL import Image
 
 from .labeled_unlabeled import LabeledUnlabeledDataset
-from .transforms import HideLabels
+from .transforms import HideLabels, MultiBranch
+from .transforms.loading import is_cut_short
 
 INDEX_MODES = '1', 'L', 'P'  # Pillow's names for images of at most 8 bits and one channel
+IMAGE_SUFFIXES = '.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp'
 EXIF_ORIENTATION, EXIF_SIDEWAYS = 274, (5, 6, 7, 8)
+QUICK_PAIRS = 32  # images and masks of each dataset that the check before training reads
 
 
 class Problem(NamedTuple):
@@ -83,24 +88,33 @@ def _infos(dataset: BaseDataset) -> Iterator[dict]:
     return (dataset.get_data_info(index) for index in range(len(dataset)))
 
 
-def _missing(paths: list[str], backend_args: dict | None) -> list[str]:
-    """Which of the files do not exist: one listing per folder, as 100,000 names need it.
+def _missing(paths: list[str], what: str, backend_args: dict | None) -> list[Problem]:
+    """The files that do not exist: one listing per folder, as 100,000 names need it.
 
     Only local folders are listed; other storage answers when a file is loaded.
     """
     folders: dict[str, set[str]] = {}
-    missing = []
+    missing, unreadable = [], {}
     for path in paths:
         folder, file = osp.split(path)
         if folder not in folders:
             backend = get_file_backend(path, backend_args=backend_args)
             if not isinstance(backend, LocalBackend):
                 return []
-            folders[folder] = set(list_dir_or_file(
-                folder, list_dir=False, backend_args=backend_args)) if osp.isdir(folder) else set()
-        if file not in folders[folder]:
-            missing.append(path)
-    return missing
+            folders[folder] = set()
+            try:
+                if osp.isdir(folder):
+                    folders[folder].update(list_dir_or_file(
+                        folder, list_dir=False, backend_args=backend_args))
+            except OSError as error:
+                unreadable[folder] = Problem(
+                    folder, f'the folder of {len(paths)} {what}s cannot be read: {error.strerror}')
+        if file not in folders[folder] and folder not in unreadable:
+            hint = ''
+            if osp.splitext(osp.splitext(file)[0])[1].lower() in IMAGE_SUFFIXES:
+                hint = ': names in a list stand without their suffix'
+            missing.append(Problem(path, f'{what} is missing{hint}'))
+    return [*unreadable.values(), *missing]
 
 
 def check_files(dataset: BaseDataset, name: str) -> list[Problem]:
@@ -121,14 +135,14 @@ def check_files(dataset: BaseDataset, name: str) -> list[Problem]:
     backend_args = getattr(dataset, 'backend_args', None)
     problems = [Problem(image, f'listed {count} times in {source}')
                 for image, count in Counter(images).items() if count > 1]
-    problems += [Problem(file, 'image is missing') for file in _missing(images, backend_args)]
+    problems += _missing(images, 'image', backend_args)
     if labels_are_given(dataset):
         masks = [info.get('seg_map_path') for info in infos]
         if None in masks:
             problems.append(Problem(
                 source, f'{name} loads annotations, but has no data_prefix.seg_map_path'))
         else:
-            problems += [Problem(file, 'mask is missing') for file in _missing(masks, backend_args)]
+            problems += _missing(masks, 'mask', backend_args)
     return problems
 
 
@@ -183,6 +197,26 @@ def check_num_classes(parts: dict[str, BaseDataset], model: dict | None) -> list
     return problems
 
 
+def check_branches(parts: dict[str, BaseDataset], model: dict | None) -> list[Problem]:
+    """Training data without the branches that a semi-supervised model asks for.
+
+    Args:
+        parts (dict[str, BaseDataset]): Training datasets without wrappers, by name.
+        model (dict, optional): Config of the model; one around a ``segmentor`` has a student and a
+            teacher, which want labelled and unlabelled images.
+
+    Returns:
+        list[Problem]: What is wrong.
+    """
+    if not isinstance(model, dict) or 'segmentor' not in model:
+        return []
+    given = {branch for dataset in parts.values() for step in dataset.pipeline.transforms
+             if isinstance(step, MultiBranch) for branch in step.branch_pipelines}
+    return [Problem('train_dataloader.dataset', f"gives no images to the branch '{branch}' of "
+                    f'{model.get("type")}: wrap it in LabeledUnlabeledDataset')
+            for branch in ('sup', 'unsup') if branch not in given]
+
+
 def _find_num_classes(model: dict | None) -> int | None:
     if not isinstance(model, dict):
         return None
@@ -204,22 +238,29 @@ def _training_labels(info: dict) -> np.ndarray:
 
 
 def _loaded_size(path: str, backend_args: dict | None) -> tuple[int, int]:
-    """Width and height that an image will have once loaded, from its header."""
-    with get_local_path(path, backend_args) as local, Image.open(local) as image:
+    """Width and height that an image will have once loaded.
+
+    Raises:
+        OSError: It is no image, or not the whole of one.
+    """
+    with get_local_path(path, backend_args) as local:
+        data = Path(local).read_bytes()
+    if not data:
+        raise OSError('the file is empty')
+    if is_cut_short(data):
+        raise OSError('the file is cut short')
+    with Image.open(BytesIO(data)) as image:
         # mmcv turns photographs upright, as their EXIF header says
         sideways = image.getexif().get(EXIF_ORIENTATION) in EXIF_SIDEWAYS
         return image.size[::-1] if sideways else image.size
 
 
-def check_pair(
-    dataset: BaseDataset, info: dict, with_labels: bool = True
-) -> tuple[np.ndarray | None, list[Problem]]:
+def check_pair(dataset: BaseDataset, info: dict) -> tuple[np.ndarray | None, list[Problem]]:
     """One image and its mask.
 
     Args:
         dataset (BaseDataset): The dataset.
         info (dict): Its ``data_info`` of the image.
-        with_labels (bool): Whether to read the mask; False checks the headers only.
 
     Returns:
         tuple[np.ndarray | None, list[Problem]]: Pixels per label in training, shape (256,), int64,
@@ -248,8 +289,6 @@ def check_pair(
                 return None, [Problem(
                     mask_path, f'mask is {mask.size[0]}x{mask.size[1]}, but its image '
                     f'{image_size[0]}x{image_size[1]}')]
-            if not with_labels:
-                return None, []
             in_file = np.bincount(np.asarray(mask, np.uint8).ravel(), minlength=256)
     except FileNotFoundError:
         return None, []
@@ -271,7 +310,7 @@ def check_pair(
 def check_dataset(
     dataset: BaseDataset, name: str, workers: int = 1, progress: Callable[[], None] = lambda: None
 ) -> Report:
-    """Read every mask and every image's header of a dataset without wrappers.
+    """Read every mask and every image of a dataset without wrappers.
 
     Args:
         dataset (BaseDataset): The dataset.
@@ -302,7 +341,7 @@ def check_dataset(
 def quick_check(
     train, val=None, model: dict | None = None
 ) -> tuple[list[Problem], list[str]]:
-    """Everything that takes seconds: lists, missing files, overlaps, and each first pair.
+    """Everything that takes seconds: lists, missing files, overlaps, some pairs of each dataset.
 
     Args:
         train: Training dataset, with or without wrappers.
@@ -316,9 +355,10 @@ def quick_check(
     val_parts = {} if val is None else leaf_datasets(val, 'val')
     parts = {**train_parts, **val_parts}
     problems, remarks = check_overlaps(train_parts, val_parts)
-    problems += check_num_classes(parts, model)
+    problems += check_num_classes(parts, model) + check_branches(train_parts, model)
     for name, dataset in parts.items():
         problems += check_files(dataset, name)
-        if len(dataset):
-            problems += check_pair(dataset, dataset.get_data_info(0))[1]
+        spread = np.linspace(0, len(dataset) - 1, min(len(dataset), QUICK_PAIRS)).astype(int)
+        for index in spread.tolist():
+            problems += check_pair(dataset, dataset.get_data_info(index))[1]
     return problems, remarks

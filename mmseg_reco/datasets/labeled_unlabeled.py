@@ -9,8 +9,8 @@ from mmengine.fileio import exists, join_path
 from mmengine.utils import is_abs
 from mmseg.registry import DATASETS
 
+from .pipelines import checked_pipeline, map_leaf_configs, to_branch, weak_pipeline
 from .pipelines import hide_labels as hide_labels_in
-from .pipelines import map_leaf_configs, to_branch, weak_pipeline
 from .splits import read_names
 
 
@@ -20,8 +20,9 @@ class LabeledUnlabeledDataset(ConcatDataset):
 
     ``datasets[0]`` holds the labelled images with the pipeline as it is given, ``datasets[1]`` the
     unlabelled ones in their weak view, see :func:`~mmseg_reco.datasets.pipelines.weak_pipeline`.
-    Both end in ``MultiBranch`` with the branches ``sup`` and ``unsup``. Meant for
-    ``MultiSourceSampler``.
+    Both end in ``MultiBranch`` with the branches ``sup`` and ``unsup``, and begin with loaders that
+    refuse bad files by name (``LoadCheckedImage``, ``LoadCheckedAnnotations``) in the place of the
+    stock ones. Meant for ``MultiSourceSampler``.
 
     Three situations:
 
@@ -78,12 +79,13 @@ class LabeledUnlabeledDataset(ConcatDataset):
 
         def labeled_part(config: dict) -> dict:
             config.update(labeled_changes)
-            config['pipeline'] = to_branch(config['pipeline'], 'sup')
+            config['pipeline'] = to_branch(checked_pipeline(config), 'sup')
             return config
 
         def unlabeled_part(config: dict) -> dict:
             config.update(unlabeled_changes)
-            pipeline = unlabeled_pipeline or weak_pipeline(config['pipeline'])
+            config['pipeline'] = unlabeled_pipeline or weak_pipeline(config['pipeline'])
+            pipeline = checked_pipeline(config)
             if hide_labels:
                 pipeline = hide_labels_in(pipeline)
             config['pipeline'] = to_branch(pipeline, 'unsup')

@@ -8,7 +8,7 @@ from mmseg.datasets import CityscapesDataset, PascalVOCDataset
 from mmseg.registry import DATASETS
 
 from .camvid import CamVidDataset
-from .pipelines import map_leaf_configs, sparsify_pipeline
+from .pipelines import checked_pipeline, map_leaf_configs, sparsify_pipeline
 from .sunrgbd import SUNRGBDDataset
 
 
@@ -37,7 +37,7 @@ class PartialLabelDataset(ConcatDataset):
                  seed: int = 0,
                  lazy_init: bool = False) -> None:
         def sparse(config: dict) -> dict:
-            return {**config, 'pipeline': sparsify_pipeline(config['pipeline'], level, seed)}
+            return {**config, 'pipeline': sparsify_pipeline(checked_pipeline(config), level, seed)}
 
         super().__init__([map_leaf_configs(dataset, sparse)], lazy_init=lazy_init)
 
@@ -51,6 +51,7 @@ class PartialLabelMixin:
                  seed: int = 0,
                  pipeline: Sequence = (),
                  **kwargs) -> None:
+        pipeline = checked_pipeline(dict(kwargs, type=type(self), pipeline=pipeline))
         super().__init__(*args, pipeline=sparsify_pipeline(pipeline, level, seed), **kwargs)
 
 

@@ -5,6 +5,12 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 
+from mmcv.transforms import LoadImageFromFile
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.registry import DATASETS
+
+_STOCK_IMAGE_LOADERS = 'LoadImageFromFile', 'mmcv.LoadImageFromFile', LoadImageFromFile
+_STOCK_MASK_LOADERS = 'LoadAnnotations', 'mmseg.LoadAnnotations', LoadAnnotations
 # Absent from the weak view. What changes every image in the same way (CLAHE, AdjustGamma, Rerange,
 # RGB2Gray, ...) stays: it is preprocessing, which teacher and student both expect.
 RANDOM_TRANSFORMS = frozenset({
@@ -57,6 +63,33 @@ def find_annotation_loader(pipeline: Sequence) -> int | None:
         if name.startswith('Load') and 'Annotation' in name and 'Depth' not in name:
             return position
     return None
+
+
+def checked_pipeline(config: dict) -> list:
+    """Put loaders that refuse bad files by name in the place of the stock ones.
+
+    Args:
+        config (dict): Config of one dataset, without wrappers.
+
+    Returns:
+        list: Its pipeline; loaders other than the stock ones stay.
+    """
+    dataset = config['type']
+    dataset = DATASETS.get(dataset) if isinstance(dataset, str) else dataset
+    classes = ((config.get('metainfo') or {}).get('classes')
+               or getattr(dataset, 'METAINFO', {}).get('classes'))
+    pipeline = []
+    for transform in config['pipeline']:
+        kind = transform['type'] if isinstance(transform, dict) else None
+        if kind in _STOCK_IMAGE_LOADERS and 'file_client_args' not in transform:
+            transform = dict(transform, type='LoadCheckedImage')
+        elif kind in _STOCK_MASK_LOADERS:
+            # a string names a file with the classes
+            known = None if classes is None or isinstance(classes, str) else len(classes)
+            transform = dict(transform, type='LoadCheckedAnnotations', num_classes=known,
+                             ignore_index=config.get('ignore_index', 255))
+        pipeline.append(transform)
+    return pipeline
 
 
 def sparsify_pipeline(pipeline: Sequence, level: str | None, seed: int) -> list:

@@ -32,7 +32,8 @@ def read_names(path: str, backend_args: dict | None = None) -> list[str]:
     names = []
     for line in get_text(path, backend_args=backend_args).splitlines():
         parts = line.split()
-        if len(parts) == 2 and all('/' in part for part in parts):
+        # a name may hold blanks and slashes, but no suffix
+        if len(parts) == 2 and all('/' in part and PurePosixPath(part).suffix for part in parts):
             names.append(PurePosixPath(parts[0]).stem)
         elif parts:
             names.append(line.strip())

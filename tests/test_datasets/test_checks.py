@@ -8,6 +8,7 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 from mmseg_reco.datasets.checks import (
+    check_branches,
     check_dataset,
     check_files,
     check_num_classes,
@@ -88,8 +89,8 @@ def test_bad_masks(root, change, text):
     change(Image.open(path)).save(path)
     problems = check_dataset(build(root), 'train').problems
     assert [problem.file for problem in problems] == [str(path)] and text in problems[0].text
-    # the quick check looks at each first pair
-    assert quick_check(build(root, 'dabc'))[0] == problems
+    # the quick check looks at all pairs of a short list
+    assert quick_check(build(root, 'abdc'))[0] == problems
 
 
 def test_float_mask(root):
@@ -104,6 +105,49 @@ def test_unreadable_files(root):
     problems = check_dataset(build(root), 'train').problems
     assert [(file[-5:], text.split(':')[0]) for file, text in problems] == [
         ('b.png', 'mask cannot be read'), ('c.jpg', 'image cannot be read')]
+
+
+def test_damaged_images(root):
+    image = root / 'images' / 'b.jpg'
+    image.write_bytes(image.read_bytes()[:-30])
+    (root / 'images' / 'c.jpg').write_bytes(b'')
+    found = check_dataset(build(root), 'train').problems
+    assert [(file[-5:], text) for file, text in found] == [
+        ('b.jpg', 'image cannot be read: the file is cut short'),
+        ('c.jpg', 'image cannot be read: the file is empty')]
+    assert quick_check(build(root))[0] == found
+
+
+def test_unreadable_folder(root, monkeypatch):
+    """The one test of permissions that also works for an administrator."""
+    def refuse(folder, **kwargs):
+        raise PermissionError(13, 'Permission denied', folder)
+
+    data = build(root, 'abcd')
+    monkeypatch.setattr('mmseg_reco.datasets.checks.list_dir_or_file', refuse)
+    assert check_files(data, 'train') == [
+        (str(root / 'images'), 'the folder of 4 images cannot be read: Permission denied'),
+        (str(root / 'masks'), 'the folder of 4 masks cannot be read: Permission denied')]
+
+
+def test_names_with_suffixes(root):
+    (root / 'names.txt').write_text('a.jpg\nx')
+    found = check_files(build(root, ann_file='names.txt'), 'train')
+    assert found[0].file.endswith('a.jpg.jpg') and 'without their suffix' in found[0].text
+    assert found[1] == (str(root / 'images' / 'x.jpg'), 'image is missing')
+
+
+def test_branches(root):
+    model = dict(type='MeanTeacherReCo', segmentor=dict())
+    both, stock = semi(root), build(root)
+    assert check_branches(leaf_datasets(both, 'train'), model) == []
+    assert check_branches(leaf_datasets(stock, 'train'), dict(decode_head=dict())) == []
+    assert check_branches(leaf_datasets(stock, 'train'), None) == []
+    for data, missing in ((stock, ['sup', 'unsup']), (both.datasets[0], ['unsup'])):
+        found = check_branches(leaf_datasets(data, 'train'), model)
+        assert [text.split("'")[1] for text in texts(found)] == missing
+        assert 'LabeledUnlabeledDataset' in found[0].text
+    assert quick_check(stock, model=model)[0] == check_branches({'train': stock}, model)
 
 
 def test_missing_files(root):

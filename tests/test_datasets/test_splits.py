@@ -188,3 +188,9 @@ def test_read_names_refuses(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         read_names(str(path))
+
+
+def test_names_with_blanks_slashes_and_letters_of_all_languages(tmp_path):
+    names = ['my photo', 'two words/of a folder', 'first trip/second trip', 'Köln/ß', '東京']
+    (tmp_path / 'list.txt').write_text('\n'.join(names), encoding='utf-8')
+    assert read_names(str(tmp_path / 'list.txt')) == names

@@ -75,6 +75,16 @@ def test_names_what_is_wrong(root):
             runner_of(train, sampler=MultiSourceSampler(train, 8, [1, 1])))
 
 
+def test_skipped_images_are_counted_at_the_end(root, caplog):
+    train = semi(root)
+    CheckDataHook().after_train(runner_of(train))
+    assert not caplog.text
+    for part, count in zip(train.datasets, (2, 3), strict=True):
+        part.pipeline.transforms[0].skipped += count
+    CheckDataHook().after_train(runner_of(train))
+    assert '5 times a damaged image was skipped' in caplog.text
+
+
 def test_long_lists_are_cut():
     message = describe([(str(number), 'bad') for number in range(30)])
     assert 'have 30 problems' in message and 'and 20 more' in message

@@ -2,9 +2,12 @@
 from .augment import RandomColorJitter, RandomGaussianBlur, RandomRescaleCrop
 from .formatting import MultiBranch, PackSemiSegInputs
 from .hide_labels import HideLabels
+from .loading import LoadCheckedAnnotations, LoadCheckedImage
 
 __all__ = [
     'HideLabels',
+    'LoadCheckedAnnotations',
+    'LoadCheckedImage',
     'MultiBranch',
     'PackSemiSegInputs',
     'RandomColorJitter',

@@ -3,7 +3,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
-from mmseg_reco.datasets.checks import Problem, quick_check
+from mmseg_reco.datasets import LoadCheckedImage
+from mmseg_reco.datasets.checks import Problem, leaf_datasets, quick_check
 from mmseg_reco.datasets.samplers import MultiSourceSampler
 
 
@@ -12,8 +13,11 @@ class CheckDataHook(Hook):
     """Refuse bad data before the first iteration, naming the files.
 
     Checks what takes seconds: lists, missing files, images that are in training and validation,
-    the number of classes, the first image and mask of each dataset, the size of the batch.
-    ``tools/check_data.py`` checks every mask. All ranks check, so that all of them stop.
+    the number of classes, some images and masks of each dataset, the size of the batch.
+    ``tools/check_data.py`` checks all of them. All ranks check, so that all of them stop.
+
+    At the end it says how many damaged images were skipped, where they are
+    (``LoadCheckedImage(damaged='skip')``).
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -34,9 +38,18 @@ class CheckDataHook(Hook):
         if problems:
             raise ValueError(describe(problems))
 
+    def after_train(self, runner: Runner) -> None:
+        """Report the images that were skipped, of this rank's workers."""
+        skipped = sum(
+            int(step.skipped)
+            for part in leaf_datasets(runner.train_dataloader.dataset, 'train').values()
+            for step in part.pipeline.transforms if isinstance(step, LoadCheckedImage))
+        if skipped:
+            runner.logger.warning(f'{skipped} times a damaged image was skipped and another drawn.')
+
 
 def _batch_problems(loader) -> list[Problem]:
-    sampler = loader.sampler
+    sampler = getattr(loader.batch_sampler, 'sampler', None)
     batch_size = getattr(loader.batch_sampler, 'batch_size', None)
     if not isinstance(sampler, MultiSourceSampler) or sampler.batch_size == batch_size:
         return []
@@ -52,4 +65,4 @@ def describe(problems: list[Problem], shown: int = 10) -> str:
     return '\n'.join([
         f'The data have {len(problems)} problems:' if len(problems) > 1 else
         'The data have a problem:', *lines,
-        'tools/check_data.py CONFIG checks every mask and lists all of them.'])
+        'tools/check_data.py CONFIG checks every image and mask and lists all of them.'])
