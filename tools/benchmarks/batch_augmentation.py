@@ -103,15 +103,15 @@ def loop_class_mix(batch: PseudoBatch) -> PseudoBatch:
         classes = classes[classes != 255]
         kept = classes[torch.randperm(len(classes))[: len(classes) // 2]]
         mask = (labels[:, :, None] == kept).any(dim=2)
-        mixed.append([torch.where(mask, x[i], x[(i + 1) % len(x)]) for x in batch])
+        mixed.append([torch.where(mask, x[i], x[(i + 1) % len(x)]) for x in batch[:3]])
     return PseudoBatch(*(torch.stack(part) for part in zip(*mixed, strict=True)))
 
 
 def pil_way(batch: PseudoBatch, rng: np.random.Generator) -> PseudoBatch:
     device, crop = batch.labels.device, batch.labels.shape[-1]
-    samples = [pil_rescale_crop(to_pil(*x), crop, rng) for x in zip(*batch, strict=True)]
+    samples = [pil_rescale_crop(to_pil(*x), crop, rng) for x in zip(*batch[:3], strict=True)]
     batch = loop_class_mix(from_pil(samples, device))
-    samples = [pil_color(to_pil(*x), rng) for x in zip(*batch, strict=True)]
+    samples = [pil_color(to_pil(*x), rng) for x in zip(*batch[:3], strict=True)]
     return from_pil(samples, device)
 
 
@@ -135,7 +135,7 @@ def make_batch(num: int, side: int, device: torch.device) -> PseudoBatch:
     labels = torch.randint(21, (num, 1, 6, 6)).float()
     labels = F.interpolate(labels, (side, side), mode='nearest')[:, 0].long()
     batch = PseudoBatch(images.clamp(-2, 2), labels, torch.rand(num, side, side))
-    return PseudoBatch(*(x.to(device) for x in batch))
+    return batch.map(lambda x: x.to(device))
 
 
 def main() -> None:
