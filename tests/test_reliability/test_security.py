@@ -4,6 +4,8 @@ import argparse
 import ast
 import functools
 import pickle
+import runpy
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +17,7 @@ from mmengine.config import Config
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmseg.registry import MODELS
+from PIL import Image
 
 from mmseg_reco.engine import checkpoint, launch
 from mmseg_reco.engine.checkpoint import safe_checkpoint_loading
@@ -180,3 +183,84 @@ def test_no_file_content_is_evaluated(folder):
     found = {str(path): calls for path in paths
              if (calls := unsafe_calls(ast.parse(path.read_text())))}
     assert found == {} and len(paths) > 5
+
+
+@pytest.fixture
+def convert(monkeypatch):
+    """Runs a converter as its command line does."""
+    folder = ROOT / 'tools' / 'dataset_converters'
+    monkeypatch.syspath_prepend(str(folder))
+
+    def run(tool: str, *arguments) -> None:
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+        runpy.run_path(str(folder / f'{tool}.py'), run_name='__main__')
+
+    return run
+
+
+def world(root: Path) -> dict[str, bytes]:
+    """All files, by path."""
+    return {str(path.relative_to(root)): path.read_bytes()
+            for path in sorted(root.rglob('*')) if path.is_file()}
+
+
+def data_with(names: list[str], tmp_path: Path) -> tuple[Path, Path]:
+    """A folder in the layouts of CamVid and VOC with a list of these names, and an output folder.
+
+    Image and mask of every name do exist, where it leads, so that only the name itself is wrong.
+    """
+    root, out = tmp_path / 'a' / 'b' / 'data', tmp_path / 'a' / 'b' / 'out'
+    for folder in ('train', 'trainannot', 'SegmentationClass'):
+        (root / folder).mkdir(parents=True)
+        for name in ['good', *names]:
+            mode = 'RGB' if folder == 'train' else 'L'
+            target = root / folder / f'{name}.png'
+            if target.resolve().is_relative_to(tmp_path.resolve()):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                Image.new(mode, (4, 4)).save(target, 'PNG')
+    lists = root / 'ImageSets' / 'Segmentation'
+    lists.mkdir(parents=True)
+    (lists / 'val.txt').write_text('good')
+    for path in (root / 'train.txt', lists / 'train.txt'):
+        path.write_text('\n'.join(['good', *names]))
+    return root, out
+
+
+OUTSIDE = ['../../../evil', '/tmp/evil', 'sub/../../../evil', '..', '..\\..\\evil', 'C:\\evil',
+           '\\\\host\\share\\evil']
+
+
+@pytest.mark.parametrize('name', OUTSIDE)
+@pytest.mark.parametrize('tool', ['camvid', 'voc_aug', 'make_splits'])
+def test_converters_refuse_names_that_lead_elsewhere(tool, name, convert, tmp_path):
+    root, out = data_with([name], tmp_path)
+    before = world(tmp_path)
+    arguments = dict(camvid=(root, '--out', out), voc_aug=(root, root, '--out', out), make_splits=(
+        root / 'trainannot', '--list', root / 'train.txt', '--num-labeled', 1, '--out', out))
+    with pytest.raises(SystemExit) as stop:
+        convert(tool, *arguments[tool])
+    assert 'train.txt lists' in stop.value.code and 'leads out of its folder' in stop.value.code
+    assert world(tmp_path) == before
+
+
+@pytest.mark.parametrize('tool', ['camvid', 'voc_aug', 'make_splits', 'partial_labels'])
+def test_converters_write_into_their_output_folder_alone(tool, convert, tmp_path):
+    names = ['sub/deep/x', '...', 'a .. b', '~', '$HOME', 'ü ö', ';touch evil']
+    root, out = data_with(names, tmp_path)
+    before = world(tmp_path)
+    arguments = dict(
+        camvid=(root, '--out', out), partial_labels=(root / 'trainannot', out),
+        make_splits=(root / 'trainannot', '--list', root / 'train.txt', '--num-labeled', 2,
+                     '--strategy', 'random', '--out', out))
+    if tool == 'voc_aug':
+        sbd = tmp_path / 'sbd'
+        sbd.mkdir()
+        for part in ('train', 'val'):
+            (sbd / f'{part}.txt').write_text('good')
+        before = world(tmp_path)
+        arguments['voc_aug'] = root, sbd, '--out', out
+    convert(tool, *arguments[tool])
+    after = world(tmp_path)
+    written = {path for path in after if after[path] != before.get(path)}
+    assert written and all(path.startswith('a/b/out/') for path in written)
+    assert before.items() <= after.items()

@@ -9,10 +9,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from converter_utils import copy_file, process, read_mask, run, save_names
+from converter_utils import copy_file, listed_names, process, read_mask, run, save_names
 from PIL import Image
-
-from mmseg_reco.datasets.splits import read_names
 
 VOID = 11
 
@@ -58,7 +56,7 @@ def main() -> None:
     if 'train' not in parts:
         raise FileNotFoundError(f'{args.root / "train.txt"} is missing.')
     for part in parts:
-        names = read_names(args.root / f'{part}.txt')
+        names = listed_names(args.root / f'{part}.txt')
         one = partial(convert, root=args.root, part=part, out=args.out)
         process(one, names, args.workers)
         save_names(names, args.out / f'{part}.txt')

@@ -5,11 +5,29 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 from mmengine.utils import track_parallel_progress, track_progress
 from PIL import Image
+
+from mmseg_reco.datasets.splits import read_names
+
+
+def listed_names(path: Path | str) -> list[str]:
+    """Read a list of images that may come from anybody.
+
+    Raises:
+        ValueError: If the list is empty, holds a name twice, or a name that leaves the folder it is
+            looked up in, which could lead to files being read or written elsewhere.
+    """
+    names = read_names(str(path))
+    for name in names:
+        for kind in (PurePosixPath, PureWindowsPath):
+            if kind(name).anchor or '..' in kind(name).parts:
+                raise ValueError(f"{path} lists '{name}', which leads out of its folder: names of "
+                                 "images hold neither '..' nor a leading '/'.")
+    return names
 
 
 def read_mask(path: Path) -> Image.Image:

@@ -8,10 +8,10 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from converter_utils import class_set, process, run, save_names
+from converter_utils import class_set, listed_names, process, run, save_names
 from mmseg.registry import DATASETS
 
-from mmseg_reco.datasets.splits import read_names, select_by_class, select_labeled, select_random
+from mmseg_reco.datasets.splits import select_by_class, select_labeled, select_random
 
 
 def parse_args() -> argparse.Namespace:
@@ -63,7 +63,7 @@ def names_of_classes(dataset: str | None) -> tuple[str, ...] | None:
 
 def main() -> None:
     args = parse_args()
-    names = read_names(args.list)
+    names = listed_names(args.list)
     masks = [args.mask_dir / f'{name}{args.suffix}' for name in names]
     missing = [mask for mask in masks if not mask.is_file()]
     if missing:

@@ -11,10 +11,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from converter_utils import copy_file, index_png, process, read_mask, run, save_image, save_names
+from converter_utils import (
+    copy_file,
+    index_png,
+    listed_names,
+    process,
+    read_mask,
+    run,
+    save_image,
+    save_names,
+)
 from scipy.io import loadmat
-
-from mmseg_reco.datasets.splits import read_names
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,8 +50,8 @@ def convert(source: Path, out_dir: Path, palette: list[int]) -> None:
 def main() -> None:
     args = parse_args()
     lists = Path('ImageSets', 'Segmentation')
-    voc = {part: read_names(args.voc_dir / lists / f'{part}.txt') for part in ('train', 'val')}
-    sbd = read_names(args.sbd_dir / 'train.txt') + read_names(args.sbd_dir / 'val.txt')
+    voc = {part: listed_names(args.voc_dir / lists / f'{part}.txt') for part in ('train', 'val')}
+    sbd = listed_names(args.sbd_dir / 'train.txt') + listed_names(args.sbd_dir / 'val.txt')
     train_aug = sorted({*voc['train'], *sbd} - {*voc['val']})
 
     from_voc = {*voc['train'], *voc['val']}
