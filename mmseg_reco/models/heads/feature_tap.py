@@ -1,15 +1,45 @@
 # Licensed under the Apache License, Version 2.0.
-"""The one place that knows how to read features out of a stock decode head."""
+"""The one place that knows how to read features and maps out of a stock decode head."""
 from typing import Any
 
+import torch
 import torch.nn as nn
 from torch import Tensor
+
+#: What classifies the pixels of heads that have no ``conv_seg`` of their own.
+_CLASSIFIERS = dict(
+    IterativeDecodeHead='kernel_generate_head.conv_seg', SegmenterMaskTransformerHead='patch_proj')
+#: Which of the maps that a head returns in training it predicts from, if not the first.
+_MAIN_MAPS = dict(PIDHead=1, IterativeDecodeHead=-1)
+
+
+def default_tap(head: nn.Module) -> str:
+    """Name of the submodule of a stock head whose input are the features it classifies."""
+    return _CLASSIFIERS.get(type(head).__name__, 'conv_seg')
+
+
+def class_logits(head: nn.Module, outputs: Any) -> Tensor:
+    """Logits of all classes, of the map that a stock head predicts from.
+
+    Args:
+        head (nn.Module): A per-pixel decode head.
+        outputs: What its ``forward`` returned: a map, or several.
+
+    Returns:
+        Tensor: Shape (B, K, h, w). A head of one channel (``out_channels=1``) scores the second of
+        two classes; the first then has logit 0, so that softmax gives the head's sigmoid.
+    """
+    while not isinstance(outputs, Tensor):
+        outputs = outputs[_MAIN_MAPS.get(type(head).__name__, 0)]
+    if outputs.size(1) == 1:
+        outputs = torch.cat([torch.zeros_like(outputs), outputs], 1)
+    return outputs
 
 
 class FeatureTap:
     """Reads what enters or leaves one submodule of a decode head, while a ``with`` block is open.
 
-    Every per-pixel head of mmseg ends in ``conv_seg``, so the default tap works for all of them.
+    Nearly every per-pixel head of mmseg ends in ``conv_seg``; :func:`default_tap` knows the others.
     Outside the block the head is untouched: prediction costs nothing. Of a submodule that is called
     several times, the last call is read.
 
@@ -47,9 +77,10 @@ class FeatureTap:
             ValueError: If no layer below the submodule tells.
         """
         for layer in self.module.modules():
-            channels = getattr(layer, 'in_channels', None)
-            if isinstance(channels, int):
-                return channels
+            for name in ('in_channels', 'in_features'):
+                channels = getattr(layer, name, None)
+                if isinstance(channels, int):
+                    return channels
         raise ValueError(f'the input channels of {self.module} cannot be told; give in_channels')
 
     def _read(self, module: nn.Module, inputs: tuple, outputs: Any = None) -> None:

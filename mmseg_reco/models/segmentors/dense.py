@@ -24,14 +24,6 @@ class DenseOutput(NamedTuple):
     outputs: Any
     embeddings: Tensor | None
 
-    @property
-    def logits(self) -> Tensor:
-        """The head's logits (B, C, h, w): the first map where it returns several."""
-        outputs = self.outputs
-        while not isinstance(outputs, Tensor):
-            outputs = outputs[0]
-        return outputs
-
     def split(self, size: int) -> tuple['DenseOutput', 'DenseOutput']:
         """Cut a batch in two, after ``size`` images."""
         return (DenseOutput(*(_map(lambda x: x[:size], part) for part in self)),

@@ -3,13 +3,14 @@ from collections.abc import Sequence
 
 import torch.nn as nn
 from mmengine.logging import print_log
-from mmseg.models import EncoderDecoder
+from mmseg.models import CascadeEncoderDecoder, EncoderDecoder
+from mmseg.models.decode_heads import PointHead
 from mmseg.models.losses import CrossEntropyLoss
 from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList, add_prefix
 from torch import Tensor
 
-from ..heads import FeatureTap
+from ..heads import FeatureTap, class_logits, default_tap
 from ..losses import RegionLoss
 from ..regions import RegionPrediction, resize_maps
 from .dense import DenseOutput, dense_losses, stack_labels
@@ -32,35 +33,35 @@ def average_over_labels(model: nn.Module) -> None:
                   'current')
 
 
-@MODELS.register_module()
-class EmbeddingEncoderDecoder(EncoderDecoder):
-    """A stock EncoderDecoder with a representation head and losses on its representations.
+class EmbeddingMixin:
+    """A representation head, and losses on its representations, for a stock segmentor.
 
     The projector reads the decode head through one :class:`FeatureTap` and runs in training only;
     prediction is the stock one, and a checkpoint loads into the stock class (``projector.*`` keys
     aside). Without ``losses`` it is the stock class.
 
     Args:
-        *args: Of :class:`mmseg.models.EncoderDecoder`.
+        *args: Of the stock class.
         projector (dict): Config of the :class:`Projector`; ``in_channels`` is filled in from the
             tap, ``norm_cfg`` from the decode head, unless given.
-        tap (str): Submodule of the decode head whose input is the projector's. ``conv_seg``
-            works for every head that ends in ``cls_seg``; ``sep_bottleneck`` of
-            ``DepthwiseSeparableASPPHead`` is the paper's place.
+        tap (str, optional): Submodule of the decode head whose input is the projector's. None
+            takes the features that the head classifies (:func:`default_tap`); ``sep_bottleneck``
+            of ``DepthwiseSeparableASPPHead`` is the paper's place. Of a cascade, the last head
+            with a map is read.
         losses (Sequence[dict]): Losses called with (embeddings, labels, probs), for example
             ``[dict(type='ReCoLoss')]``. Region losses need a teacher and do not belong here.
         avg_non_ignore (bool): Average every cross-entropy over labelled pixels only, with a
             message where the config says otherwise. False leaves the configured losses alone.
-        **kwargs: Of :class:`mmseg.models.EncoderDecoder`.
+        **kwargs: Of the stock class.
 
     Raises:
-        ValueError: If a loss compares regions with a teacher's.
+        ValueError: If a loss compares regions with a teacher's, or the head has no such tap.
     """
 
     def __init__(self,
                  *args,
                  projector: OptConfigType = None,
-                 tap: str = 'conv_seg',
+                 tap: str | None = None,
                  losses: Sequence[ConfigType] = (),
                  avg_non_ignore: bool = True,
                  **kwargs) -> None:
@@ -78,10 +79,22 @@ class EmbeddingEncoderDecoder(EncoderDecoder):
         if projector is not None or losses:
             self.projector = MODELS.build({
                 'type': 'Projector',
-                'in_channels': FeatureTap(self.decode_head, tap).channels,
-                'norm_cfg': self.decode_head.norm_cfg,
+                'in_channels': self.open_tap().channels,
+                'norm_cfg': self.heads[-1].norm_cfg,
                 **(projector or {})
             })
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        """The decode heads that give a map: one, or those of a cascade in order."""
+        heads = self.decode_head if isinstance(self.decode_head, nn.ModuleList) else [
+            self.decode_head
+        ]
+        return [head for head in heads if not isinstance(head, PointHead)]
+
+    def open_tap(self) -> FeatureTap:
+        """Where the projector reads."""
+        return FeatureTap(self.heads[-1], self.tap or default_tap(self.heads[-1]))
 
     def forward_dense(self, inputs: Tensor) -> DenseOutput:
         """One forward pass with representations.
@@ -90,14 +103,31 @@ class EmbeddingEncoderDecoder(EncoderDecoder):
             inputs (Tensor): Images. Shape (B, 3, H, W).
 
         Returns:
-            DenseOutput: Features, the head's outputs, and representations if there is a projector.
+            DenseOutput: Features, what each of ``heads`` returned, and representations if there is
+            a projector.
         """
         features = self.extract_feat(inputs)
         if self.projector is None:
-            return DenseOutput(features, self.decode_head(features), None)
-        with FeatureTap(self.decode_head, self.tap) as tap:
-            outputs = self.decode_head(features)
-        return DenseOutput(features, outputs, self.projector(tap.features))
+            return DenseOutput(features, self.decode(features), None)
+        with self.open_tap() as tap:
+            outputs = self.decode(features)
+        return DenseOutput(features, outputs, self.embed(tap.features, inputs))
+
+    def decode(self, features: Sequence[Tensor]) -> list:
+        """What each of ``heads`` returns; in a cascade each sees the map of the one before."""
+        first, *others = self.heads
+        outputs = [first(features)]
+        for head in others:
+            outputs.append(head(features, outputs[-1]))
+        return outputs
+
+    def embed(self, features: Tensor, inputs: Tensor) -> Tensor:
+        """Project what the tap read; tokens (B, h * w, C) are laid out like the images first."""
+        if features.dim() == 3:
+            height, width = inputs.shape[-2:]
+            rows = round((features.size(1) * height / width)**0.5)
+            features = features.transpose(1, 2).unflatten(2, (rows, -1))
+        return self.projector(features)
 
     def predict_dense(self, inputs: Tensor, metas: list[dict], embed: bool) -> DenseOutput:
         """The stock prediction (``encode_decode``), with representations on request.
@@ -108,26 +138,29 @@ class EmbeddingEncoderDecoder(EncoderDecoder):
             embed (bool): Whether to run the projector.
 
         Returns:
-            DenseOutput: Outputs are logits at image size.
+            DenseOutput: Outputs are logits at image size; no features.
         """
-        features = self.extract_feat(inputs)
-        with FeatureTap(self.decode_head, self.tap) as tap:
-            logits = self.decode_head.predict(features, metas, self.test_cfg)
-        return DenseOutput(features, logits, self.projector(tap.features) if embed else None)
+        if not embed:
+            return DenseOutput((), [self.encode_decode(inputs, metas)], None)
+        with self.open_tap() as tap:
+            logits = self.encode_decode(inputs, metas)
+        return DenseOutput((), [logits], self.embed(tap.features, inputs))
 
-    @staticmethod
-    def probabilities(dense: DenseOutput) -> Tensor:
+    def class_logits(self, dense: DenseOutput) -> Tensor:
+        """Logits of all classes, of the last head. Shape (B, K, h, w)."""
+        return class_logits(self.heads[-1], dense.outputs[-1])
+
+    def probabilities(self, dense: DenseOutput) -> Tensor:
         """Probability of every class, float32. Shape (B, K, h, w)."""
-        return dense.logits.float().softmax(1)
+        return self.class_logits(dense).float().softmax(1)
 
-    @classmethod
-    def regions(cls, dense: DenseOutput) -> RegionPrediction:
+    def regions(self, dense: DenseOutput) -> RegionPrediction:
         """One soft mask for each class, at the representations' resolution."""
-        probs = resize_maps(cls.probabilities(dense), dense.embeddings.shape[-2:])
+        probs = resize_maps(self.probabilities(dense), dense.embeddings.shape[-2:])
         return RegionPrediction(masks=probs, features=dense.embeddings, semantic=probs)
 
     def supervised_losses(self, dense: DenseOutput, data_samples: SampleList) -> dict[str, Tensor]:
-        """The stock losses of the decode head and the auxiliary heads, as configured.
+        """The stock losses of the decode heads and the auxiliary heads, as configured.
 
         Args:
             dense (DenseOutput): Forward pass of the labelled images.
@@ -136,7 +169,18 @@ class EmbeddingEncoderDecoder(EncoderDecoder):
         Returns:
             dict[str, Tensor]: Named as in the stock class.
         """
-        losses = add_prefix(self.decode_head.loss_by_feat(dense.outputs, data_samples), 'decode')
+        if isinstance(self.decode_head, nn.ModuleList):
+            losses = dict()
+            for i, head in enumerate(self.decode_head):
+                if i < len(dense.outputs):
+                    values = head.loss_by_feat(dense.outputs[i], data_samples)
+                else:  # a point head draws its points anew
+                    values = head.loss(dense.features, dense.outputs[-1], data_samples,
+                                       self.train_cfg)
+                losses.update(add_prefix(values, f'decode_{i}'))
+        else:
+            values = self.decode_head.loss_by_feat(dense.outputs[0], data_samples)
+            losses = add_prefix(values, 'decode')
         if self.with_auxiliary_head:
             losses.update(self._auxiliary_head_forward_train(dense.features, data_samples))
         return losses
@@ -158,3 +202,17 @@ class EmbeddingEncoderDecoder(EncoderDecoder):
                 dense_losses(self.losses, dense.embeddings, stack_labels(data_samples),
                              self.probabilities(dense)))
         return losses
+
+
+@MODELS.register_module()
+class EmbeddingEncoderDecoder(EmbeddingMixin, EncoderDecoder):
+    """A stock EncoderDecoder with a representation head; see :class:`EmbeddingMixin`."""
+
+
+@MODELS.register_module()
+class EmbeddingCascadeEncoderDecoder(EmbeddingMixin, CascadeEncoderDecoder):
+    """A stock cascade (OCRNet, PointRend) with a representation head; see :class:`EmbeddingMixin`.
+
+    Representations and pseudo-labels are those of the last head with a map: OCRNet's second, and
+    PointRend's first, since its second refines points.
+    """

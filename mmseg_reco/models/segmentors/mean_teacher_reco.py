@@ -68,7 +68,8 @@ class MeanTeacherReCo(SemiBaseSegmentor):
         unsupervised = {
             self.loss_unsup.loss_name:
             self.loss_unsup(
-                self.resize(unlabeled.logits, strong.labels), strong.labels, strong.confidence)
+                self.resize(self.student.class_logits(unlabeled), strong.labels), strong.labels,
+                strong.confidence)
         }
         labels = self.complete(stack_labels(data_samples['sup']), labeled)
         unsupervised.update(self.representation_losses(student, labels, teacher, weak, strong))
@@ -79,7 +80,7 @@ class MeanTeacherReCo(SemiBaseSegmentor):
         """Fill gaps of partial labels with the student's own confident predictions (Case II)."""
         if self.self_label_threshold is None:
             return labels
-        logits = self.resize(labeled.logits, labels)
+        logits = self.resize(self.student.class_logits(labeled), labels)
         confidence, own = logits.float().softmax(1).max(1)
         own.masked_fill_(confidence < self.self_label_threshold, self.ignore_index)
         return torch.where(labels != self.ignore_index, labels, own)

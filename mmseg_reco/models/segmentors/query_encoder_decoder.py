@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
+import torch.nn as nn
 from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.utils import SampleList, add_prefix
@@ -34,6 +35,11 @@ class QueryEncoderDecoder(EncoderDecoder):
         kind = QUERY_HEADS.get(decode_head['type'], decode_head['type'])
         super().__init__(*args, decode_head=dict(decode_head, type=kind), **kwargs)
 
+    @property
+    def heads(self) -> list[nn.Module]:
+        """The decode head, in a list as the other networks have it."""
+        return [self.decode_head]
+
     def forward_dense(self, inputs: Tensor) -> DenseOutput:
         """One forward pass.
 
@@ -60,6 +66,10 @@ class QueryEncoderDecoder(EncoderDecoder):
         outputs = dense.outputs
         scores = semantic_scores(outputs.class_logits[-1].float(), outputs.mask_logits[-1].float())
         return scores / scores.sum(1, keepdim=True).clamp_min(1)
+
+    def class_logits(self, dense: DenseOutput) -> Tensor:
+        """Logarithm of :meth:`probabilities`, for losses that take logits."""
+        return self.probabilities(dense).clamp_min(1e-6).log()
 
     def regions(self, dense: DenseOutput) -> RegionPrediction:
         """One soft mask for each query, of the last decoder layer."""

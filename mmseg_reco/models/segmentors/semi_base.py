@@ -33,15 +33,17 @@ class SemiBaseSegmentor(BaseSegmentor):
     without gradient and in eval mode. A method is a subclass that writes :meth:`step`.
 
     Args:
-        segmentor (dict): Config of any stock ``EncoderDecoder``. Its type becomes
-            ``QueryEncoderDecoder`` if its head classifies queries (MaskFormer, Mask2Former), else
-            ``EmbeddingEncoderDecoder``, which adds the projector.
+        segmentor (dict): Config of any stock ``EncoderDecoder`` or ``CascadeEncoderDecoder``. Its
+            type becomes ``QueryEncoderDecoder`` if its head classifies queries (MaskFormer,
+            Mask2Former), else ``EmbeddingEncoderDecoder`` or ``EmbeddingCascadeEncoderDecoder``,
+            which add the projector.
         losses (Sequence[dict]): Losses on representations: of pixels, called with (embeddings,
             labels, probs), such as ``ReCoLoss``; and of regions, called with (student, teacher),
             such as ``RegionFeatureContrastiveLoss``; in any combination. Without any, no
             projector is built.
         projector (dict, optional): Config of the :class:`Projector`.
-        tap (str): Where the projector reads the decode head; see ``EmbeddingEncoderDecoder``.
+        tap (str, optional): Where the projector reads the decode head; see
+            :class:`EmbeddingMixin`.
         mix (dict, optional): ``ClassMix``, ``CutMix`` or ``CutOut``; None for no mixing.
         rescale_crop (dict, optional): First augmentation of the pseudo-labelled batch. It keeps
             the size of the images unless ``crop_size`` says otherwise.
@@ -68,7 +70,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         init_cfg (dict, optional): Initialisation.
 
     Raises:
-        ValueError: If ``segmentor`` is not an EncoderDecoder, or ``semi_train_cfg`` has a key that
+        ValueError: If ``segmentor`` is of another type, or ``semi_train_cfg`` has a key that
             the method does not know or a value out of its range.
     """
 
@@ -81,7 +83,7 @@ class SemiBaseSegmentor(BaseSegmentor):
                  segmentor: ConfigType,
                  losses: Sequence[ConfigType] = (),
                  projector: OptConfigType = None,
-                 tap: str = 'conv_seg',
+                 tap: str | None = None,
                  mix: OptConfigType = None,
                  rescale_crop: OptConfigType = None,
                  strong_augments: Sequence[ConfigType] = (),
@@ -91,11 +93,12 @@ class SemiBaseSegmentor(BaseSegmentor):
                  data_preprocessor: OptConfigType = None,
                  init_cfg: OptMultiConfig = None) -> None:
         segmentor = copy.deepcopy(segmentor)
-        if segmentor['type'] != 'EncoderDecoder':
+        kind = segmentor['type']
+        if kind not in ('EncoderDecoder', 'CascadeEncoderDecoder'):
             raise ValueError(
-                f'{type(self).__name__} wraps a stock EncoderDecoder, but model.segmentor.type is '
-                f'"{segmentor["type"]}". Losses on representations, projector and tap are given to '
-                f'{type(self).__name__} itself.')
+                f'{type(self).__name__} wraps a stock EncoderDecoder or CascadeEncoderDecoder, but '
+                f'model.segmentor.type is "{kind}". Losses on representations, projector and tap '
+                f'are given to {type(self).__name__} itself.')
         # The Runner hands over a stock config's top-level data_preprocessor where there is none.
         if (data_preprocessor or {}).get('type') != 'MultiBranchDataPreprocessor':
             data_preprocessor = dict(
@@ -103,7 +106,8 @@ class SemiBaseSegmentor(BaseSegmentor):
                 data_preprocessor=segmentor.get('data_preprocessor') or data_preprocessor)
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
 
-        head = segmentor['decode_head']['type']
+        head = segmentor['decode_head']
+        head = head['type'] if isinstance(head, dict) else head[-1]['type']
         has_queries = head in {*QUERY_HEADS, *QUERY_HEADS.values()}
         if has_queries and projector is not None:
             raise ValueError(f'{head} has no place for a projector: losses on representations read '
@@ -111,7 +115,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         if has_queries:
             segmentor['type'] = 'QueryEncoderDecoder'
         else:
-            segmentor.update(type='EmbeddingEncoderDecoder', tap=tap,
+            segmentor.update(type=f'Embedding{kind}', tap=tap,
                              projector=(projector or {}) if losses else None)
         self.student = MODELS.build(copy.deepcopy(segmentor))
         self.teacher = MODELS.build(copy.deepcopy(segmentor))
@@ -143,7 +147,7 @@ class SemiBaseSegmentor(BaseSegmentor):
                                  f'{self.semi_train_cfg[name]!r}')
         self.semi_test_cfg = {'predict_on': 'teacher', **(semi_test_cfg or {})}
         self.num_classes = self.student.num_classes
-        self.ignore_index = self.student.decode_head.ignore_index
+        self.ignore_index = self.student.heads[-1].ignore_index
         self.align_corners = self.student.align_corners
         self.diagnostics: dict[str, Tensor] = dict()
 

@@ -62,7 +62,7 @@ def test_step_equals_the_algorithm_written_out(joint_forward, threshold):
 
     images = torch.cat([inputs['sup'], inputs['unsup']])
     student = model.student.forward_dense(images)
-    logits = F.interpolate(student.logits, SIZE, mode='bilinear')
+    logits = F.interpolate(model.student.class_logits(student), SIZE, mode='bilinear')
     torch.testing.assert_close(
         losses['sup.decode.loss_ce'], F.cross_entropy(logits[:2], labels, ignore_index=255))
 
@@ -80,7 +80,8 @@ def test_step_equals_the_algorithm_written_out(joint_forward, threshold):
         trusted[:2][fill] = own[fill]
     torch.manual_seed(5)
     expected = model.losses[0](
-        student.embeddings, trusted[:, ::4, ::4].contiguous(), student.logits.softmax(1))
+        student.embeddings, trusted[:, ::4, ::4].contiguous(),
+        model.student.class_logits(student).softmax(1))
     torch.testing.assert_close(losses['loss_reco'], expected, rtol=1e-4, atol=0)
 
 
@@ -229,7 +230,7 @@ def test_degenerate_batches_are_finite(labels):
 @pytest.mark.parametrize('argument, message', [
     (dict(semi_train_cfg=dict(weak_treshold=0.7)), 'weak_treshold.*weak_threshold'),
     (dict(semi_train_cfg=dict(weak_threshold=7)), 'weak_threshold.*7'),
-    (dict(segmentor=dict(type='CascadeEncoderDecoder')), 'CascadeEncoderDecoder'),
+    (dict(segmentor=dict(type='MultimodalEncoderDecoder')), 'MultimodalEncoderDecoder'),
     (dict(segmentor=dict(type='EmbeddingEncoderDecoder')), 'MeanTeacherReCo itself'),
 ])
 def test_bad_configs_are_refused(argument, message):

@@ -100,11 +100,11 @@ def test_per_pixel_step_equals_the_algorithm_written_out():
     with torch.no_grad():
         teacher = model.teacher.forward_dense(inputs['unsup'])
         confidence, labels = F.interpolate(
-            teacher.logits, SIZE, mode='bilinear').softmax(1).max(1)
+            model.teacher.class_logits(teacher), SIZE, mode='bilinear').softmax(1).max(1)
     labels, confidence = labels[:, ::4, ::4], confidence[:, ::4, ::4]
     trusted = confidence >= 0.4
     assert trusted.any() and not trusted.all()
-    probs, embeddings = student.logits[2:].softmax(1), student.embeddings[2:]
+    probs, embeddings = model.student.class_logits(student)[2:].softmax(1), student.embeddings[2:]
     rmc, rfc, smc = [], [], []
     for b in range(3):
         inside = trusted[b].double()
