@@ -60,3 +60,11 @@ def test_head_is_untouched_outside_the_block():
 def test_a_missing_part_is_refused_with_the_parts_there_are():
     with pytest.raises(ValueError, match='FCNHead has no submodule "sep_bottleneck".*conv_seg'):
         FeatureTap(fcn_head(), 'sep_bottleneck')
+
+
+def test_output_tap_reads_what_a_part_returns():
+    head, inputs = fcn_head(), [torch.randn(2, 6, 7, 9)]
+    with FeatureTap(head, 'convs', output=True) as tap:
+        logits = head(inputs)
+    torch.testing.assert_close(head.conv_seg(tap.features), logits)
+    assert not head.convs._forward_hooks

@@ -256,6 +256,23 @@ def test_half_precision_is_finite_and_close(stock, ignored):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+@each_head
+def test_matching_and_loss_stay_in_full_precision(stock):
+    """Queries so alike that bfloat16 cannot tell which fits better."""
+    head, output = build(f'Region{stock}').decode_head, leaves()
+    with torch.no_grad():
+        for logits in (*output.class_logits, *output.mask_logits):
+            logits *= 0.01
+    samples = batch(ignored=0.3)[1]
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(3)
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            results.append(head.loss_by_regions(output, samples))
+    for name, loss in results[1].items():
+        torch.testing.assert_close(loss, results[0][name], rtol=0, atol=0)
+
+
 def test_without_training_settings_there_is_nothing_to_match():
     config = query_segmentor_config('RegionMaskFormerHead').decode_head
     del config['train_cfg']
