@@ -10,6 +10,7 @@ from mmseg_reco.engine.launch import (
     enable_amp,
     finish,
     load_config,
+    make_resumable,
     parse_args,
     resume_latest,
 )
@@ -29,12 +30,17 @@ def main() -> None:
     args = parse_args(parser)
 
     cfg = load_config(args)
+    make_resumable(cfg)
     if args.amp:
         enable_amp(cfg)
     if args.resume:
         resume_latest(cfg, explicit='load_from' in (args.cfg_options or {}))
-    with safe_checkpoint_loading(args.trust_checkpoint):
-        build_runner(cfg).train()
+    try:
+        with safe_checkpoint_loading(args.trust_checkpoint):
+            build_runner(cfg).train()
+    except SystemExit:  # of PreemptionHook, on all ranks alike
+        finish()
+        raise
     finish()
 
 

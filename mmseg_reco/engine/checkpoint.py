@@ -86,18 +86,43 @@ class AtomicLocalBackend(LocalBackend):
     """
 
     def put(self, obj: bytes | memoryview, filepath: str | Path) -> None:
-        """Write to a temporary file beside ``filepath``, flush it to disk, then rename it."""
+        """Write to a temporary file beside ``filepath``, flush it to disk, then rename it.
+
+        Raises:
+            OSError: The file could not be written; what had this name before still has it.
+        """
         filepath = Path(filepath)
         partial = filepath.with_name(f'.{filepath.name}.{os.getpid()}.partial')
-        filepath.parent.mkdir(parents=True, exist_ok=True)
         try:
+            filepath.parent.mkdir(parents=True, exist_ok=True)
             with open(partial, 'wb') as file:
                 file.write(obj)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, filepath)
+            folder = os.open(filepath.parent, os.O_RDONLY)  # so that the name lasts as well
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f'{filepath} could not be written ({error.strerror or error}). Checkpoints written '
+                'before are intact: make room, then go on from the last one with --resume.',
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """Write a text as :meth:`put` writes bytes."""
+        self.put(obj.encode(encoding), filepath)
+
+
+def remove_partial_files(folder: str | Path) -> None:
+    """Remove what :class:`AtomicLocalBackend` left half-written when its process was killed."""
+    for partial in sorted(Path(folder).glob('.*.partial')):
+        partial.unlink(missing_ok=True)
 
 
 def latest_checkpoint(work_dir: str | Path) -> str | None:

@@ -12,11 +12,12 @@ import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmseg.registry import RUNNERS
 
 from mmseg_reco.engine.checkpoint import latest_checkpoint
 from mmseg_reco.engine.config_check import check_config, check_options
+from mmseg_reco.engine.hooks import PreemptionHook
 
 _SYNC_NORMS = ('SyncBN', 'MMSyncBN')
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -93,6 +94,20 @@ def use_safe_checkpoints(cfg: Config) -> None:
     hook = cfg.default_hooks.checkpoint
     if hook is not None and hook['type'] in ('CheckpointHook', CheckpointHook):
         hook['type'] = 'SafeCheckpointHook'
+
+
+def make_resumable(cfg: Config) -> None:
+    """Train such that a run can stop at any iteration and go on exactly, where mmengine's own loop
+    over iterations is asked for: in ResumableTrainLoop, and with PreemptionHook.
+    """
+    loop = cfg.train_cfg
+    if loop.get('type') in ('IterBasedTrainLoop', IterBasedTrainLoop) or (
+            'type' not in loop and loop.get('by_epoch') is False):
+        loop.pop('by_epoch', None)
+        loop['type'] = 'ResumableTrainLoop'
+    hooks = cfg.get('custom_hooks') or []
+    if not any(hook['type'] in ('PreemptionHook', PreemptionHook) for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type='PreemptionHook')]
 
 
 def enable_amp(cfg: Config) -> None:

@@ -2,9 +2,18 @@
 from .check_data_hook import CheckDataHook
 from .class_relation_hook import ClassRelationHook
 from .mean_teacher_hook import MeanTeacherHook
+from .numerical_watch_hook import NumericalWatchHook
+from .preemption_hook import EXIT_PREEMPTED, PreemptionHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .sampling_hook import SamplingHook
 
 __all__ = [
-    'CheckDataHook', 'ClassRelationHook', 'MeanTeacherHook', 'SafeCheckpointHook', 'SamplingHook'
+    'EXIT_PREEMPTED',
+    'CheckDataHook',
+    'ClassRelationHook',
+    'MeanTeacherHook',
+    'NumericalWatchHook',
+    'PreemptionHook',
+    'SafeCheckpointHook',
+    'SamplingHook',
 ]

@@ -30,9 +30,9 @@ class RelationAverage:
                    torch.zeros_like(like, dtype=torch.float64))
 
     def add(self, relation: Tensor, present: Tensor) -> None:
-        """Add a relation graph (C, C) of the classes present (C,)."""
-        both = (present[:, None] & present[None]).double()
-        self.total += relation.double() * both
+        """Add the finite entries of a relation graph (C, C), of the classes present (C,)."""
+        both = present[:, None] & present[None] & relation.isfinite()
+        self.total += relation.double().masked_fill(~both, 0)
         self.steps += both
 
     def mean(self) -> Tensor:

@@ -120,6 +120,20 @@ class SamplingHook(Hook):
         if self.every_n_train_iters(runner, self.interval):
             self._write(runner)
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Save the sums of the interval that has begun."""
+        checkpoint['sampling'] = dict(
+            sums={name: value.cpu() for name, value in self._sums.items()},
+            counts=dict(self._counts))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Go on adding up where a resumed run stopped."""
+        if runner._resume and 'sampling' in checkpoint:
+            device = next(runner.model.parameters()).device
+            saved = checkpoint['sampling']
+            self._sums = {name: value.to(device) for name, value in saved['sums'].items()}
+            self._counts = Counter(saved['counts'])
+
     def _write(self, runner: Runner) -> None:
         names = list(self._sums)
         sizes = [self._sums[name].numel() for name in names]

@@ -1,4 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-from .loops import TeacherStudentValLoop
+from .loops import ResumableTrainLoop, TeacherStudentValLoop
 
-__all__ = ['TeacherStudentValLoop']
+__all__ = ['ResumableTrainLoop', 'TeacherStudentValLoop']

@@ -1,8 +1,88 @@
 # Licensed under the Apache License, Version 2.0.
 
+import torch.nn as nn
+from mmengine.dist import get_rank
 from mmengine.model import is_model_wrapper
-from mmengine.runner import ValLoop
+from mmengine.runner import IterBasedTrainLoop, Runner, ValLoop
 from mmseg.registry import LOOPS
+from torch.utils.data import DataLoader
+
+from mmseg_reco.datasets.samplers import seed_generators
+
+
+@LOOPS.register_module()
+class ResumableTrainLoop(IterBasedTrainLoop):
+    """mmengine's loop over iterations, in which a resumed run does what one without a stop does.
+
+    Nothing random is carried from one iteration to the next, so nothing has to be saved: what an
+    iteration loads and draws follows from the seed, the rank and the number of the iteration, see
+    :class:`~mmseg_reco.datasets.samplers.SeededBatchSampler`. Resuming loads no image twice. A
+    validation that the checkpoint does not know is made up for. Ranks draw different numbers.
+
+    Args:
+        runner (Runner): The runner.
+        dataloader (dict): Config of the dataloader.
+        max_iters (int): Iterations.
+        **kwargs: Of :class:`mmengine.runner.IterBasedTrainLoop`.
+
+    Raises:
+        TypeError: If the dataloader is built already.
+    """
+
+    def __init__(self, runner: Runner, dataloader: dict, max_iters: int, **kwargs) -> None:
+        if not isinstance(dataloader, dict):
+            raise TypeError('ResumableTrainLoop builds the dataloader itself: give it as a config, '
+                            'or take IterBasedTrainLoop.')
+        config = dataloader.copy()
+        config['batch_sampler'] = dict(
+            type='SeededBatchSampler', batch_sampler=dataloader.get('batch_sampler'),
+            drop_last=config.pop('drop_last', False))
+        loader = runner.build_dataloader(
+            config, seed=runner.seed,
+            diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False))
+        # mmengine's loop starts an iterator now, before it is known from where: not on this loader
+        super().__init__(runner, DataLoader(loader.dataset), max_iters, **kwargs)
+        self.dataloader = loader
+
+    def run(self) -> nn.Module:
+        """Train up to ``max_iters``, or until a hook sets ``stop_training``.
+
+        Returns:
+            nn.Module: The model.
+        """
+        runner = self.runner
+        runner.call_hook('before_train')
+        runner.call_hook('before_train_epoch')
+        self._start_data()
+        self._decide_current_val_interval()
+        # a checkpoint is written before the validation that is due with it
+        if self._iter > 0 and runner.message_hub.get_info('validated_iter') != self._iter:
+            self._validate_if_due()
+        while self._iter < self._max_iters and not self.stop_training:
+            runner.model.train()
+            data_batch = next(self.dataloader_iterator)
+            seed_generators(runner.seed, get_rank(), self._iter, 1)  # the data's has no 1
+            self.run_iter(data_batch)
+            self._decide_current_val_interval()
+            self._validate_if_due()
+        runner.call_hook('after_train_epoch')
+        runner.call_hook('after_train')
+        return runner.model
+
+    def _start_data(self) -> None:
+        """Start loading at the current iteration, in the order of the resumed run."""
+        hub, batches = self.runner.message_hub, self.dataloader.batch_sampler
+        if hasattr(batches.sampler, 'seed'):
+            if self._iter > 0:
+                batches.sampler.seed = hub.get_info('sampler_seed', batches.sampler.seed)
+            hub.update_info('sampler_seed', batches.sampler.seed)
+        batches.start(self._iter, self.runner.seed)
+        self.dataloader_iterator = iter(self.dataloader)
+
+    def _validate_if_due(self) -> None:
+        if (self.runner.val_loop is not None and self._iter >= self.val_begin
+                and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)):
+            self.runner.val_loop.run()
 
 
 @LOOPS.register_module()
