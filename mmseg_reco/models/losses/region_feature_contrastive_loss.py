@@ -11,7 +11,6 @@ from .region_loss import (
     check_temperature,
     matched_contrast,
     on_student_regions,
-    without_padding,
 )
 
 
@@ -25,7 +24,8 @@ def region_feature_contrast(features: Tensor, teacher_features: Tensor, labels: 
         features (Tensor): Feature of each student region; one of zero length is as similar to
             anything as orthogonal ones are, 0, and gets no gradient. Shape (B, N, C), float32 or
             float64.
-        teacher_features (Tensor): Shape (B, T, C).
+        teacher_features (Tensor): Feature of each teacher region; finite or NaN for padding. Shape
+            (B, T, C).
         labels (Tensor): Class of each teacher region. Shape (B, T), int64.
         match (Tensor): Student region of each teacher region; anything for padding. Shape (B, T),
             int64.
@@ -40,7 +40,7 @@ def region_feature_contrast(features: Tensor, teacher_features: Tensor, labels: 
     batch, number = features.shape[:2]
     student = unit_vectors(features.flatten(0, 1)).view_as(features)
     teacher = unit_vectors(teacher_features.flatten(0, 1)).view_as(teacher_features)
-    teacher = teacher.to(student.dtype)
+    teacher = teacher.to(student.dtype)  # NaN in padding has become zero with the length
     # Class that the teacher gives to each student region; -1 for unmatched ones.
     classes = on_student_regions(labels[:, :, None], match, exists,
                                  labels.new_full((batch, number, 1), -1))[:, :, 0]
@@ -48,7 +48,7 @@ def region_feature_contrast(features: Tensor, teacher_features: Tensor, labels: 
     similarity = teacher @ student.mT
     if not same_class_negatives:
         own = torch.arange(number, device=match.device) == match[:, :, None]
-        same_class = (classes[:, None] == labels[:, :, None]) & exists[:, :, None]
+        same_class = classes[:, None] == labels[:, :, None]
         similarity = similarity.masked_fill(same_class & ~own, -torch.inf)
     if cross_image_negatives:
         images = torch.arange(batch, device=match.device)
@@ -107,8 +107,7 @@ class RegionFeatureContrastiveLoss(RegionLoss):
         """See :func:`region_feature_contrast`."""
         loss, similarity = region_feature_contrast(
             mask_average_pool(student.features, student.masks, teacher.valid),
-            mask_average_pool(teacher.features, without_padding(teacher.masks, teacher.exists),
-                              teacher.valid),
+            mask_average_pool(teacher.features, teacher.masks, teacher.valid),
             teacher.labels, teacher.match, teacher.exists, self.temperature,
             self.same_class_negatives, self.cross_image_negatives)
         self.diagnostics = dict(matched_similarity=similarity)

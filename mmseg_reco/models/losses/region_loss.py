@@ -62,11 +62,6 @@ def check_temperature(loss: RegionLoss, temperature: float) -> None:
         raise ValueError(f'{type(loss).__name__}: temperature must be > 0, got {temperature!r}')
 
 
-def without_padding(masks: Tensor, exists: Tensor) -> Tensor:
-    """Empty the masks (B, T, h, w) of regions that do not exist, whatever they hold."""
-    return torch.where(exists[:, :, None, None], masks, 0)
-
-
 def on_student_regions(values: Tensor, match: Tensor, exists: Tensor, default: Tensor) -> Tensor:
     """Give each student region what belongs to the teacher region that it is matched with.
 

@@ -1,10 +1,11 @@
 # Licensed under the Apache License, Version 2.0.
+import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
 from ..regions.overlap import pairwise_dice
 from ..regions.structures import RegionPrediction, RegionTarget
-from .region_loss import RegionLoss, check_temperature, matched_contrast, without_padding
+from .region_loss import RegionLoss, check_temperature, matched_contrast
 
 
 def region_mask_contrast(masks: Tensor, teacher_masks: Tensor, valid: Tensor, match: Tensor,
@@ -23,7 +24,8 @@ def region_mask_contrast(masks: Tensor, teacher_masks: Tensor, valid: Tensor, ma
     Returns:
         tuple[Tensor, Tensor]: Loss, and mean Dice of the matched pairs (detached).
     """
-    dice = pairwise_dice(masks, without_padding(teacher_masks, exists), valid)
+    teacher_masks = torch.where(exists[:, :, None, None], teacher_masks, 0)
+    dice = pairwise_dice(masks, teacher_masks, valid)
     return matched_contrast(dice, match, exists, temperature)
 
 
