@@ -64,7 +64,7 @@ class QueryEncoderDecoder(EncoderDecoder):
         by their sum; where no query claims a pixel they stay small, and so does the confidence.
         """
         outputs = dense.outputs
-        scores = semantic_scores(outputs.class_logits[-1].float(), outputs.mask_logits[-1].float())
+        scores = semantic_scores(outputs.class_logits[-1], outputs.mask_logits[-1])
         return scores / scores.sum(1, keepdim=True).clamp_min(1)
 
     def class_logits(self, dense: DenseOutput) -> Tensor:
