@@ -214,6 +214,14 @@ def test_prediction_is_the_stock_one():
         assert torch.equal(a.pred_sem_seg.data, b.pred_sem_seg.data)
 
 
+def test_a_stock_checkpoint_starts_student_and_teacher():
+    model, stock = build(query_segmentor_config()), MODELS.build(query_segmentor_config())
+    model.load_state_dict(stock.state_dict())
+    for network in (model.student, model.teacher):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, stock.state_dict()[name])
+
+
 @pytest.mark.parametrize('kwargs, words', [
     (dict(segmentor=segmentor_config()), 'query head'),
     (dict(segmentor=segmentor_config(), losses=PER_PIXEL,
