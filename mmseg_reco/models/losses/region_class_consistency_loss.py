@@ -66,6 +66,8 @@ class RegionClassConsistencyLoss(RegionLoss):
             has no queries or the target no class distribution for ``soft``.
     """
 
+    needs_queries = True
+
     def __init__(self,
                  no_object_weight: float = 0.1,
                  soft: bool = False,

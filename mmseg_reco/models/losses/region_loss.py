@@ -24,6 +24,9 @@ class RegionLoss(nn.Module):
         ValueError: If an argument is out of its range.
     """
 
+    #: Whether the student must classify queries.
+    needs_queries = False
+
     def __init__(self, loss_weight: float, loss_name: str) -> None:
         super().__init__()
         if not loss_weight >= 0:

@@ -124,6 +124,11 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.region_losses = [loss for loss in self.losses if isinstance(loss, RegionLoss)]
         self.pixel_losses = [loss for loss in self.losses if not isinstance(loss, RegionLoss)]
 
+        for loss in self.region_losses:
+            if loss.needs_queries and not has_queries:
+                raise ValueError(f'{type(loss).__name__} compares classes of queries, and {head} '
+                                 'has none: remove it from model.losses')
+
         self.rescale_crop = TASK_UTILS.build(rescale_crop) if rescale_crop else None
         self.mix = TASK_UTILS.build(mix) if mix else None
         self.strong_augments = [TASK_UTILS.build(augment) for augment in strong_augments]
