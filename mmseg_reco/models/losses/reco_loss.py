@@ -8,16 +8,10 @@ from torch import Tensor
 
 from ..samplers import PixelIndex, build_pixel_index
 from .over_ranks import summed_over_ranks
-from .sampled_contrast import sampled_contrast
+from .sampled_contrast import sampled_contrast, unit_vectors
 
-# Below this norm a representation counts as zero, without a direction or a gradient.
-EPS = 1e-6
-
-
-def unit_vectors(rows: Tensor) -> Tensor:
-    """Scale rows (N, D) to length one; rows shorter than ``EPS`` become zero."""
-    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return torch.where(norm > EPS, rows / norm.clamp_min(EPS), 0)
+# Elements of the class membership of some images: 64 MiB of float32.
+MEMBERSHIP_ELEMENTS = 2**24
 
 
 def class_means(rows: Tensor, labels: Tensor, count: Tensor,
@@ -25,19 +19,22 @@ def class_means(rows: Tensor, labels: Tensor, count: Tensor,
     """Mean representation of each class.
 
     Args:
-        rows (Tensor): Representations. Shape (N, D), float32 or float64.
-        labels (Tensor): Class of each row; anything outside [0, C) is left out. Shape (N,), int64.
+        rows (Tensor): Representations. Shape (B, n, D), any float dtype.
+        labels (Tensor): Class of each row; anything outside [0, C) is left out. Shape (B, n),
+            int64.
         count (Tensor): Rows of each class. Shape (C,), int64.
         over_ranks (bool): Whether to average over the rows of all ranks.
 
     Returns:
-        tuple[Tensor, Tensor]: Means of shape (C, D), zero for a class without rows; and which
-        classes have rows, shape (C,), bool.
+        tuple[Tensor, Tensor]: Means of shape (C, D), float32 (float64 for float64 rows), zero for
+        a class without rows; and which classes have rows, shape (C,), bool.
     """
-    num_classes = count.numel()
-    classes = torch.arange(num_classes, device=labels.device)
-    membership = (labels == classes[:, None]).to(rows.dtype)
-    sums = membership @ rows
+    classes = torch.arange(count.numel(), device=labels.device)[:, None]
+    # Half precision is too coarse for sums over pixels.
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    images = max(1, MEMBERSHIP_ELEMENTS // (labels.size(1) * count.numel()))
+    sums = sum((part_labels[:, None] == classes).to(dtype).bmm(part.to(dtype)).sum(0)
+               for part, part_labels in zip(rows.split(images), labels.split(images), strict=True))
     if over_ranks:
         totals = summed_over_ranks(torch.cat([sums, count[:, None].to(sums.dtype)], 1))
         sums, count = totals[:, :-1], totals[:, -1]
@@ -148,23 +145,19 @@ class ReCoLoss(nn.Module):
             Tensor: Scalar, float32 (float64 for float64 embeddings).
         """
         num_classes = probs.size(1)
-        # Half precision is too coarse for sums over pixels and for the softmax over 512 keys.
         with torch.autocast(embeddings.device.type, enabled=False):
-            rows = embeddings.permute(0, 2, 3, 1).flatten(0, 2)
-            rows = rows.double() if rows.dtype == torch.float64 else rows.float()
             with torch.no_grad():
-                labels = labels.flatten()
+                labels = labels.flatten(1)
                 labels = labels.masked_fill(labels == self.ignore_index, -1)
-                own_probs = probs.permute(0, 2, 3, 1).flatten(0, 2).gather(
-                    1, labels.clamp(0, num_classes - 1)[:, None])[:, 0]
+                own_probs = probs.flatten(2).gather(1, labels.clamp(0, num_classes - 1)[:, None])
                 # In float32: bfloat16 would round the threshold itself.
                 hard = own_probs.float() < self.strong_threshold
-                index = build_pixel_index(labels, hard, num_classes)
+                index = build_pixel_index(labels.flatten(), hard.flatten(), num_classes)
                 present = index.count > 0
 
-                means, known = class_means(rows, labels, index.count, self.sync_prototypes)
+                means, known = class_means(embeddings.flatten(2).transpose(1, 2), labels,
+                                           index.count, self.sync_prototypes)
                 prototypes = unit_vectors(means)
-                keys = unit_vectors(rows)
                 relation = prototypes @ prototypes.t()
 
                 queries, active = self.query_sampler.sample(index, self.num_queries, generator)
@@ -172,14 +165,11 @@ class ReCoLoss(nn.Module):
                                                     self.num_negatives, self.temperature, generator)
                 self.relation, self.present = relation, known
                 self.record(index, active)
+                active = active & (present.sum() >= 2)
 
             losses = sampled_contrast(
-                unit_vectors(rows[queries.flatten()]),
-                prototypes.repeat_interleave(self.num_queries, 0), keys, negatives.flatten(0, 1),
-                self.temperature)
-            per_class = losses.view(num_classes, self.num_queries).mean(1)
-            counts = active & (present.sum() >= 2)
-            return self.loss_weight * (per_class * counts).sum() / present.sum().clamp_min(1)
+                embeddings, queries, prototypes, negatives, active, self.temperature)
+            return self.loss_weight * losses.mean(1).sum() / present.sum().clamp_min(1)
 
     def record(self, index: PixelIndex, active: Tensor) -> None:
         """Keep what hooks log, as detached tensors that nobody waits for."""

@@ -1,119 +1,208 @@
 # Licensed under the Apache License, Version 2.0.
 """InfoNCE over sampled keys, without ever holding [queries, keys, channels].
 
-On the CPU the products are sparse, over the sampled pairs alone; elsewhere keys are gathered in
-blocks; where there are fewer pixels than draws, the dense product is the smaller one.
+The negatives of a query enter its loss and its gradient through two figures alone: the logsumexp
+of their logits, and their mean weighted by the softmax of the logits. That is attention to M keys
+of one's own, here called sampled attention. It is computed in one of three ways: on CUDA with
+Triton by a fused kernel, on the CPU block by block of the pixels, and else by gathering keys.
 """
+import importlib.util
 import warnings
-from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# The two CSR products used here have been stable since torch 2.1.
+# The CSR product used here has been stable since torch 2.1.
 warnings.filterwarnings('ignore', message='Sparse CSR tensor support is in beta state')
 
-# Elements of a gathered block of keys, away from the CPU: 256 MiB of float32.
+# Below this norm a representation counts as zero, without a direction or a gradient.
+EPS = 1e-6
+
+# Elements of a block of keys on the CPU: 8 MiB of float32, for the cache that all cores share.
+BLOCK_ELEMENTS = 2**21
+
+# Elements of keys gathered at once away from the CPU: 256 MiB of float32.
 GATHER_ELEMENTS = 2**26
 
-
-def _csr(values: Tensor, pixels: Tensor, num_pixels: int) -> Tensor:
-    rows, per_row = pixels.shape
-    crow = torch.arange(0, rows * per_row + 1, per_row, device=pixels.device)
-    return torch.sparse_csr_tensor(
-        crow, pixels.reshape(-1), values.reshape(-1), (rows, num_pixels), check_invariants=False)
+HAS_TRITON = importlib.util.find_spec('triton') is not None
 
 
-def _blocks(pixels: Tensor, channels: int) -> Iterator[slice]:
-    step = max(1, GATHER_ELEMENTS // (pixels.size(1) * channels))
-    return (slice(start, start + step) for start in range(0, pixels.size(0), step))
+def unit_vectors(rows: Tensor) -> Tensor:
+    """Scale vectors (..., D) to length one; those shorter than ``EPS`` become zero."""
+    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return torch.where(norm > EPS, rows / norm.clamp_min(EPS), 0)
 
 
-def sampled_products(queries: Tensor, keys: Tensor, pixels: Tensor) -> Tensor:
-    """Inner products of every query with its own keys.
+def gathered_attention(queries: Tensor, keys: Tensor, pixels: Tensor, active: Tensor,
+                       temperature: float) -> tuple[Tensor, Tensor]:
+    """:func:`sampled_attention` by gathering: the reference, and the way without Triton."""
+    rows = keys.flatten(0, 1)
+    step = max(1, GATHER_ELEMENTS // (pixels.size(1) * rows.size(1)))
+    parts = []
+    for start in range(0, len(pixels), step):
+        block = unit_vectors(rows[pixels[start:start + step]].to(queries.dtype))
+        logits = torch.einsum('rd,rmd->rm', queries[start:start + step], block) / temperature
+        parts.append((logits.logsumexp(1), torch.einsum('rm,rmd->rd', logits.softmax(1), block)))
+    lse, means = (torch.cat(part) for part in zip(*parts, strict=True))
+    return lse.masked_fill(~active, -torch.inf), means.masked_fill(~active[:, None], 0)
+
+
+def blocked_attention(queries: Tensor, keys: Tensor, pixels: Tensor, active: Tensor,
+                      temperature: float) -> tuple[Tensor, Tensor]:
+    """:func:`sampled_attention` on the CPU.
+
+    Draws jump about in a map far larger than the caches. So the pairs (query, pixel) are sorted by
+    block of pixels; a block is brought in once, as rows of length one, and all its pairs are done
+    while it lies in the cache: sparse products, and a softmax that is continued from block to
+    block. Pairs of inactive queries go into one last block, which is skipped.
+    """
+    num_images, length, channels = keys.shape
+    num_queries, per_query = pixels.shape
+    # A block is either some whole images or a part of one.
+    room = max(1, BLOCK_ELEMENTS // channels)
+    images = min(num_images, max(1, room // length))
+    parts = -(-length // room)
+    part = -(-length // parts)
+    num_blocks = -(-num_images // images) * parts
+
+    image, place = torch.arange(num_images)[:, None], torch.arange(length)
+    block = (image // images * parts + place // part).flatten()
+    # The narrowest integers sort and move fastest.
+    block = block.to(torch.uint8 if num_blocks < 256 else torch.int32)
+    row = (image % images * part + place % part).flatten().int()
+    pairs = block.index_select(0, pixels.flatten()).view_as(pixels)
+    pairs = pairs.masked_fill_(~active[:, None], num_blocks).flatten()
+    pairs, order = pairs.sort(stable=True)
+    rows = row.index_select(0, pixels.flatten().index_select(0, order))
+    # On the CPU, so nothing is waited for.
+    bounds = torch.searchsorted(pairs, torch.arange(num_blocks + 1, dtype=pairs.dtype)).tolist()
+
+    starts = torch.arange(0, num_queries * per_query + 1, per_query)
+    # At least as many rows as draws: a CSR product takes no more entries than the matrix has.
+    buffer = queries.new_empty(max(images * part, per_query), channels)
+    highest = queries.new_full((num_queries, ), -torch.inf)
+    total = torch.zeros_like(highest)
+    sums = torch.zeros_like(queries)
+    for i in range(num_blocks):
+        pair = slice(bounds[i], bounds[i + 1])
+        if pair.start == pair.stop:
+            continue
+        first, place = i // parts * images, i % parts * part
+        source = keys[first:first + images, place:place + part]
+        block = buffer[:source.size(0) * source.size(1)]
+        block.view_as(source).copy_(source)
+        norm = torch.linalg.vector_norm(block, dim=1, keepdim=True)
+        block.mul_(torch.where(norm > EPS, norm.reciprocal(), 0))
+
+        columns = rows[pair]
+        crow = torch.searchsorted(order[pair], starts, out_int32=True)
+        pattern = torch.sparse_csr_tensor(
+            crow, columns, queries.new_zeros(columns.numel()), (num_queries, len(buffer)),
+            check_invariants=False)
+        logits = torch.sparse.sampled_addmm(
+            pattern, queries, buffer.t(), beta=0., alpha=1 / temperature).values()
+
+        # The softmax so far, moved to the new maximum. A query without any pair yet has -inf.
+        offsets = crow.long()
+        before = highest
+        highest = torch.segment_reduce(logits, 'max', offsets=offsets, initial=-torch.inf,
+                                       unsafe=True).maximum(before)
+        fade = torch.where(before > -torch.inf, (before - highest).exp(), 0)
+        logits -= highest.repeat_interleave(offsets.diff(), output_size=columns.numel())
+        weights = logits.exp_()
+        total.mul_(fade).add_(
+            torch.segment_reduce(weights, 'sum', offsets=offsets, initial=0, unsafe=True))
+        sums.mul_(fade[:, None]).add_(
+            F.embedding_bag(columns, buffer, crow, mode='sum', per_sample_weights=weights,
+                            include_last_offset=True))
+    # The largest weight of an active query is 1 or faded from it, so its total is at least that.
+    return total.log() + highest, sums.div_(total.masked_fill(~active, 1)[:, None])
+
+
+def sampled_attention(queries: Tensor, keys: Tensor, pixels: Tensor, active: Tensor,
+                      temperature: float) -> tuple[Tensor, Tensor]:
+    r"""Attention of every query to keys of its own, by cosine similarity.
 
     Args:
-        queries (Tensor): Shape (R, D), float32 or float64.
-        keys (Tensor): Shape (N, D), of the same dtype.
-        pixels (Tensor): Rows of ``keys`` of each query. Shape (R, M), int64.
+        queries (Tensor): Unit vectors. Shape (R, D), float32 or float64.
+        keys (Tensor): Representations of any length; those shorter than ``EPS`` count as zero.
+            Shape (B, n, D), any strides, any float dtype.
+        pixels (Tensor): Keys of each query, as rows of the flattened ``keys``. Shape (R, M), int64.
+        active (Tensor): Queries to compute. Shape (R,), bool.
+        temperature (float): :math:`\tau` > 0.
 
     Returns:
-        Tensor: Shape (R, M).
+        tuple[Tensor, Tensor]: With unit keys :math:`k_m`, the logsumexp of
+        :math:`q \cdot k_m / \tau`, shape (R,), and the mean of :math:`k_m` under the softmax,
+        shape (R, D), both of the dtype of the queries; :math:`-\infty` and 0 where not active.
     """
-    if keys.size(0) <= pixels.size(1):
-        return (queries @ keys.t()).gather(1, pixels)
     if queries.device.type == 'cpu':
-        pattern = _csr(queries.new_zeros(pixels.shape), pixels, keys.size(0))
-        product = torch.sparse.sampled_addmm(pattern, queries, keys.t(), beta=0.)
-        return product.values().view(pixels.shape)
-    return torch.cat([
-        torch.einsum('rd,rmd->rm', queries[block], keys[pixels[block]])
-        for block in _blocks(pixels, keys.size(1))
-    ])
-
-
-def weighted_sums(weights: Tensor, keys: Tensor, pixels: Tensor) -> Tensor:
-    """Sum of every query's own keys, weighted.
-
-    Args:
-        weights (Tensor): Shape (R, M).
-        keys (Tensor): Shape (N, D), of the same dtype.
-        pixels (Tensor): Rows of ``keys`` of each query. Shape (R, M), int64.
-
-    Returns:
-        Tensor: Shape (R, D).
-    """
-    if keys.size(0) <= pixels.size(1):
-        return weights.new_zeros(len(weights), len(keys)).scatter_add_(1, pixels, weights) @ keys
-    if weights.device.type == 'cpu':
-        return _csr(weights, pixels, keys.size(0)) @ keys
-    return torch.cat([
-        torch.einsum('rm,rmd->rd', weights[block], keys[pixels[block]])
-        for block in _blocks(pixels, keys.size(1))
-    ])
+        attention = blocked_attention
+    elif queries.device.type == 'cuda' and HAS_TRITON and queries.dtype == torch.float32:
+        from .sampled_attention_kernel import fused_attention as attention
+    else:
+        attention = gathered_attention
+    return attention(queries, keys, pixels, active, temperature)
 
 
 class _SampledContrast(torch.autograd.Function):
-    """The keys carry no gradient, so the queries' gradient is known as soon as the softmax is."""
+    """The keys carry no gradient, so the queries' gradient is known with the loss."""
 
     @staticmethod
-    def forward(ctx, queries: Tensor, positives: Tensor, keys: Tensor, pixels: Tensor,
-                temperature: float) -> Tensor:
-        positive = (queries * positives).sum(1) / temperature
-        negatives = sampled_products(queries, keys, pixels).div_(temperature)
-        normaliser = torch.logaddexp(positive, negatives.logsumexp(1))
-        if ctx.needs_input_grad[0]:
-            probs = negatives.sub_(normaliser[:, None]).exp_()
-            gradient = weighted_sums(probs, keys, pixels)
-            gradient.addcmul_((positive - normaliser).expm1()[:, None], positives)
-            ctx.save_for_backward(gradient.div_(temperature))
-        return normaliser - positive
+    def forward(ctx, embeddings: Tensor, queries: Tensor, prototypes: Tensor, pixels: Tensor,
+                active: Tensor, temperature: float) -> Tensor:
+        height, width = embeddings.shape[2:]
+        place = queries // (height * width), queries // width % height, queries % width
+        vectors = embeddings.permute(0, 2, 3, 1)[place].to(prototypes.dtype)
+        norm = torch.linalg.vector_norm(vectors, dim=2, keepdim=True)
+        inverse = torch.where(norm > EPS, norm.reciprocal(), 0)
+        unit = vectors * inverse
+
+        lse, means = sampled_attention(
+            unit.flatten(0, 1), embeddings.flatten(2).transpose(1, 2), pixels.flatten(0, 1),
+            active.repeat_interleave(queries.size(1), output_size=queries.numel()), temperature)
+        # loss = log(1 + exp(excess)), and d loss / d excess = sigmoid(excess).
+        excess = lse.view_as(queries) - (unit @ prototypes[:, :, None])[:, :, 0] / temperature
+        slope = means.view_as(unit) - prototypes[:, None]
+        slope *= excess.sigmoid()[:, :, None] / temperature
+        # Only what is at right angles to a vector changes its direction.
+        slope -= (slope * unit).sum(2, keepdim=True) * unit
+        ctx.save_for_backward(embeddings, slope.mul_(inverse), *place)
+        return torch.logaddexp(excess, excess.new_zeros(()))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        gradient, = ctx.saved_tensors
-        return grad[:, None] * gradient, None, None, None, None
+        embeddings, slope, *place = ctx.saved_tensors
+        # In the precision of the loss, since a pixel may be drawn often; in the given layout.
+        total = torch.zeros_like(embeddings, dtype=slope.dtype)
+        total.permute(0, 2, 3, 1).index_put_(place, grad[:, :, None] * slope, accumulate=True)
+        return total.to(embeddings.dtype), None, None, None, None, None
 
 
-def sampled_contrast(queries: Tensor, positives: Tensor, keys: Tensor, pixels: Tensor,
-                     temperature: float) -> Tensor:
-    r"""InfoNCE of each query against one positive and its own sampled negatives.
+def sampled_contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor, pixels: Tensor,
+                     active: Tensor, temperature: float) -> Tensor:
+    r"""InfoNCE of each query against the prototype of its class and its own sampled negatives.
 
     .. math:: -\log \frac{\exp(q \cdot p / \tau)}
         {\exp(q \cdot p / \tau) + \sum_m \exp(q \cdot k_m / \tau)}
 
-    Memory grows with R (M + D); the gradient reaches the queries alone.
+    with q and k of length one. Memory grows with C Q (M + D); the gradient reaches the queries
+    alone.
 
     Args:
-        queries (Tensor): Unit vectors. Shape (R, D), float32 or float64.
-        positives (Tensor): Unit vector of the positive key of each query. Shape (R, D).
-        keys (Tensor): Unit vectors of all pixels. Shape (N, D).
-        pixels (Tensor): Negative keys of each query, as rows of ``keys``. Shape (R, M), int64.
+        embeddings (Tensor): Representations. Shape (B, D, h, w), any float dtype.
+        queries (Tensor): Pixels, counted over images, then rows, then columns. Shape (C, Q), int64.
+        prototypes (Tensor): Unit vector of the positive key of each class. Shape (C, D), float32,
+            or float64 for float64 embeddings.
+        pixels (Tensor): Negative keys of each query, counted likewise. Shape (C, Q, M), int64.
+        active (Tensor): Classes to compute. Shape (C,), bool.
         temperature (float): :math:`\tau` > 0.
 
     Returns:
-        Tensor: Loss of each query. Shape (R,).
+        Tensor: Loss of each query, 0 where the class is not active. Shape (C, Q), of the dtype of
+        the prototypes.
     """
-    return _SampledContrast.apply(queries, positives, keys, pixels, temperature)
+    return _SampledContrast.apply(embeddings, queries, prototypes, pixels, active, temperature)
