@@ -97,8 +97,9 @@ def use_safe_checkpoints(cfg: Config) -> None:
 
 
 def make_resumable(cfg: Config) -> None:
-    """Train such that a run can stop at any iteration and go on exactly, where mmengine's own loop
-    over iterations is asked for: in ResumableTrainLoop, and with PreemptionHook.
+    """Let a run stop at any iteration and go on exactly, where it trains by iterations.
+
+    ResumableTrainLoop takes the place of mmengine's loop, and PreemptionHook joins the hooks.
     """
     loop = cfg.train_cfg
     if loop.get('type') in ('IterBasedTrainLoop', IterBasedTrainLoop) or (

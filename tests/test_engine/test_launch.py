@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
+from mmengine.runner import IterBasedTrainLoop
 
 from mmseg_reco.engine import launch
 
@@ -63,6 +64,28 @@ def test_checkpoint_hook_becomes_safe(hooks, expected):
     cfg = Config({} if hooks is None else dict(default_hooks=hooks))
     launch.use_safe_checkpoints(cfg)
     assert cfg.default_hooks.checkpoint == expected
+
+
+@pytest.mark.parametrize(
+    ('loop', 'expected'),
+    [
+        (dict(type='IterBasedTrainLoop', max_iters=3), 'ResumableTrainLoop'),
+        (dict(type=IterBasedTrainLoop, max_iters=3), 'ResumableTrainLoop'),
+        (dict(by_epoch=False, max_iters=3), 'ResumableTrainLoop'),
+        (dict(type='EpochBasedTrainLoop', max_epochs=3), 'EpochBasedTrainLoop'),
+        (dict(type='MyLoop'), 'MyLoop'),
+    ],
+)
+def test_runs_become_resumable(loop, expected):
+    cfg = Config(dict(train_cfg=loop))
+    for _ in range(2):  # asking twice changes nothing
+        launch.make_resumable(cfg)
+        assert cfg.train_cfg.type == expected and 'by_epoch' not in cfg.train_cfg
+        assert cfg.custom_hooks == [dict(type='PreemptionHook')]
+    own = [dict(type='A'), dict(type='PreemptionHook', interval=3)]
+    cfg = Config(dict(train_cfg=loop, custom_hooks=own))
+    launch.make_resumable(cfg)
+    assert cfg.custom_hooks == own
 
 
 def test_sync_bn_becomes_bn_everywhere(capsys):

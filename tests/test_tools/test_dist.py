@@ -75,3 +75,36 @@ def test_slurm_starts_one_task_per_gpu(tmp_path):
         *('--time=10', '--exclusive', sys.executable, '-u', script),
         *('a config.py', '--amp', '--launcher', 'slurm'),
     ]
+
+
+def fake_slurm(folder, statuses):
+    """An ``srun`` that notes its arguments and ends with these statuses in turn."""
+    (folder / 'statuses').write_text(''.join(f'{status}\n' for status in statuses))
+    (folder / 'srun').write_text(
+        '#!/bin/bash\necho "$@" >> "$(dirname "$0")/calls"\n'
+        'cd "$(dirname "$0")"; read -r status < statuses; sed -i 1d statuses; exit "$status"\n')
+    (folder / 'scontrol').write_text('#!/bin/bash\necho "scontrol $@"\n')
+    for name in ('srun', 'scontrol'):
+        (folder / name).chmod(0o755)
+    return dict(PATH=f'{folder}:{os.environ["PATH"]}')
+
+
+def test_a_preempted_run_is_queued_again_and_resumes(tmp_path):
+    done = bash('slurm_train.sh', *('part', 'job', 'c.py', '--amp'), cwd=tmp_path,
+                GRACE='60', **fake_slurm(tmp_path, [75, 75, 3]))
+    assert done.returncode == 3
+    calls = (tmp_path / 'calls').read_text().splitlines()
+    assert len(calls) == 3
+    assert all('--signal=USR1@60' in call for call in calls)
+    assert [call.count('--resume') > 0 for call in calls] == [False, True, True]
+
+
+def test_a_batch_job_is_requeued_and_resumes(tmp_path):
+    slurm = fake_slurm(tmp_path, [75, 0])
+    done = bash('slurm_train.sh', 'part', 'job', 'c.py', cwd=tmp_path, SLURM_JOB_ID='7', **slurm)
+    assert done.stdout == 'scontrol requeue 7\n' and done.returncode == 0
+    done = bash('slurm_train.sh', 'part', 'job', 'c.py', cwd=tmp_path, SLURM_JOB_ID='7',
+                SLURM_RESTART_COUNT='1', **slurm)
+    assert done.stdout == '' and done.returncode == 0
+    calls = (tmp_path / 'calls').read_text().splitlines()
+    assert ['--resume' in call for call in calls] == [False, True]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.structures import BaseDataElement
 from mmseg.registry import HOOKS
 from torch import Tensor
@@ -116,7 +116,7 @@ class NumericalWatchHook(Hook):
         if bad:
             raise FloatingPointError(
                 f'{len(bad)} weights are no longer finite, the first is {bad[0]}: no checkpoint is '
-                f'written. The last one is {runner.message_hub.get_info("last_ckpt", "none")}.')
+                f'written. The last one is {find_latest_checkpoint(runner.work_dir)}.')
 
 
 def all_finite(tensors: list[Tensor]) -> bool:
