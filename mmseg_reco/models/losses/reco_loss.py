@@ -13,6 +13,9 @@ from .sampled_contrast import sampled_contrast, unit_vectors
 # Elements of the class membership of some images: 64 MiB of float32.
 MEMBERSHIP_ELEMENTS = 2**24
 
+# Negatives drawn at once: 64 MiB of float64, three times what the paper's settings need for VOC.
+NEGATIVES_AT_ONCE = 2**23
+
 
 def class_means(rows: Tensor, labels: Tensor, count: Tensor,
                 over_ranks: bool = False) -> tuple[Tensor, Tensor]:
@@ -161,22 +164,22 @@ class ReCoLoss(nn.Module):
                 relation = prototypes @ prototypes.t()
 
                 queries, active = self.query_sampler.sample(index, self.num_queries, generator)
-                negatives = self.key_sampler.sample(index, relation, self.num_queries,
-                                                    self.num_negatives, self.temperature, generator)
+                class_probs = self.key_sampler.class_probs(relation, present, self.temperature)
                 self.relation, self.present = relation, known
-                self.record(index, active)
+                self.record(index, active, class_probs)
                 active = active & (present.sum() >= 2)
 
+            at_once = max(1, NEGATIVES_AT_ONCE // (self.num_queries * self.num_negatives))
+            negatives = (self.key_sampler.sample(index, part, self.num_queries, self.num_negatives,
+                                                 generator) for part in class_probs.split(at_once))
             losses = sampled_contrast(
                 embeddings, queries, prototypes, negatives, active, self.temperature)
             return self.loss_weight * losses.mean(1).sum() / present.sum().clamp_min(1)
 
-    def record(self, index: PixelIndex, active: Tensor) -> None:
+    def record(self, index: PixelIndex, active: Tensor, class_probs: Tensor) -> None:
         """Keep what hooks log, as detached tensors that nobody waits for."""
-        present = index.count > 0
-        class_probs = self.key_sampler.class_probs(self.relation, present, self.temperature)
         self.diagnostics = dict(
             hard_query_share=index.hard_count.sum() / index.count.sum().clamp_min(1),
-            classes_present=present.sum(),
+            classes_present=(index.count > 0).sum(),
             negatives_per_class=self.num_queries * self.num_negatives *
             (class_probs * active[:, None]).sum(0))

@@ -8,6 +8,7 @@ Triton by a fused kernel, on the CPU block by block of the pixels, and else by g
 """
 import importlib.util
 import warnings
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -147,57 +148,80 @@ def sampled_attention(queries: Tensor, keys: Tensor, pixels: Tensor, active: Ten
     return attention(queries, keys, pixels, active, temperature)
 
 
+def contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor, pixels: Tensor,
+             active: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Losses as of :func:`sampled_contrast`, and their gradients in the embeddings of the queries.
+
+    Returns:
+        tuple[Tensor, Tensor]: Shapes (C, Q) and (C, Q, D).
+    """
+    height, width = embeddings.shape[2:]
+    vectors = embeddings.permute(0, 2, 3, 1)[places(queries, height, width)].to(prototypes.dtype)
+    norm = torch.linalg.vector_norm(vectors, dim=2, keepdim=True)
+    inverse = torch.where(norm > EPS, norm.reciprocal(), 0)
+    unit = vectors.mul_(inverse)
+
+    lse, means = sampled_attention(
+        unit.flatten(0, 1), embeddings.flatten(2).transpose(1, 2), pixels.flatten(0, 1),
+        active.repeat_interleave(queries.size(1), output_size=queries.numel()), temperature)
+    # loss = log(1 + exp(excess)), and d loss / d excess = sigmoid(excess).
+    excess = lse.view_as(queries) - (unit @ prototypes[:, :, None])[:, :, 0] / temperature
+    slope = means.view_as(unit).sub_(prototypes[:, None])
+    slope *= excess.sigmoid()[:, :, None] / temperature
+    # Only what is at right angles to a vector changes its direction.
+    slope -= (slope * unit).sum(2, keepdim=True) * unit
+    return torch.logaddexp(excess, excess.new_zeros(())), slope.mul_(inverse)
+
+
+def places(pixels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, row and column of pixels that are counted over all three."""
+    return pixels // (height * width), pixels // width % height, pixels % width
+
+
 class _SampledContrast(torch.autograd.Function):
     """The keys carry no gradient, so the queries' gradient is known with the loss."""
 
     @staticmethod
-    def forward(ctx, embeddings: Tensor, queries: Tensor, prototypes: Tensor, pixels: Tensor,
-                active: Tensor, temperature: float) -> Tensor:
-        height, width = embeddings.shape[2:]
-        place = queries // (height * width), queries // width % height, queries % width
-        vectors = embeddings.permute(0, 2, 3, 1)[place].to(prototypes.dtype)
-        norm = torch.linalg.vector_norm(vectors, dim=2, keepdim=True)
-        inverse = torch.where(norm > EPS, norm.reciprocal(), 0)
-        unit = vectors * inverse
-
-        lse, means = sampled_attention(
-            unit.flatten(0, 1), embeddings.flatten(2).transpose(1, 2), pixels.flatten(0, 1),
-            active.repeat_interleave(queries.size(1), output_size=queries.numel()), temperature)
-        # loss = log(1 + exp(excess)), and d loss / d excess = sigmoid(excess).
-        excess = lse.view_as(queries) - (unit @ prototypes[:, :, None])[:, :, 0] / temperature
-        slope = means.view_as(unit) - prototypes[:, None]
-        slope *= excess.sigmoid()[:, :, None] / temperature
-        # Only what is at right angles to a vector changes its direction.
-        slope -= (slope * unit).sum(2, keepdim=True) * unit
-        ctx.save_for_backward(embeddings, slope.mul_(inverse), *place)
-        return torch.logaddexp(excess, excess.new_zeros(()))
+    def forward(ctx, embeddings: Tensor, queries: Tensor, prototypes: Tensor,
+                negatives: Iterable[Tensor], active: Tensor, temperature: float) -> Tensor:
+        parts, done = [], 0
+        for pixels in negatives:
+            classes = slice(done, done + len(pixels))
+            parts.append(contrast(embeddings, queries[classes], prototypes[classes], pixels,
+                                  active[classes], temperature))
+            done += len(pixels)
+        losses, slopes = (torch.cat(part) for part in zip(*parts, strict=True))
+        ctx.save_for_backward(embeddings, queries, slopes)
+        return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        embeddings, slope, *place = ctx.saved_tensors
+        embeddings, queries, slopes = ctx.saved_tensors
         # In the precision of the loss, since a pixel may be drawn often; in the given layout.
-        total = torch.zeros_like(embeddings, dtype=slope.dtype)
-        total.permute(0, 2, 3, 1).index_put_(place, grad[:, :, None] * slope, accumulate=True)
+        total = torch.zeros_like(embeddings, dtype=slopes.dtype)
+        total.permute(0, 2, 3, 1).index_put_(
+            places(queries, *embeddings.shape[2:]), grad[:, :, None] * slopes, accumulate=True)
         return total.to(embeddings.dtype), None, None, None, None, None
 
 
-def sampled_contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor, pixels: Tensor,
-                     active: Tensor, temperature: float) -> Tensor:
+def sampled_contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor,
+                     negatives: Iterable[Tensor], active: Tensor, temperature: float) -> Tensor:
     r"""InfoNCE of each query against the prototype of its class and its own sampled negatives.
 
     .. math:: -\log \frac{\exp(q \cdot p / \tau)}
         {\exp(q \cdot p / \tau) + \sum_m \exp(q \cdot k_m / \tau)}
 
-    with q and k of length one. Memory grows with C Q (M + D); the gradient reaches the queries
-    alone.
+    with q and k of length one. Memory grows with C Q D and with the size of the largest part of
+    the negatives; the gradient reaches the queries alone.
 
     Args:
         embeddings (Tensor): Representations. Shape (B, D, h, w), any float dtype.
         queries (Tensor): Pixels, counted over images, then rows, then columns. Shape (C, Q), int64.
         prototypes (Tensor): Unit vector of the positive key of each class. Shape (C, D), float32,
             or float64 for float64 embeddings.
-        pixels (Tensor): Negative keys of each query, counted likewise. Shape (C, Q, M), int64.
+        negatives (Iterable[Tensor]): Negative keys of each query, counted likewise, in parts of
+            some consecutive classes. Together of shape (C, Q, M), int64.
         active (Tensor): Classes to compute. Shape (C,), bool.
         temperature (float): :math:`\tau` > 0.
 
@@ -205,4 +229,4 @@ def sampled_contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor, pi
         Tensor: Loss of each query, 0 where the class is not active. Shape (C, Q), of the dtype of
         the prototypes.
     """
-    return _SampledContrast.apply(embeddings, queries, prototypes, pixels, active, temperature)
+    return _SampledContrast.apply(embeddings, queries, prototypes, negatives, active, temperature)

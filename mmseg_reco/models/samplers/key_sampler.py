@@ -39,10 +39,9 @@ class ActiveKeySampler:
 
     def sample(self,
                index: PixelIndex,
-               relation: Tensor,
+               class_probs: Tensor,
                num_queries: int,
                num_negatives: int,
-               temperature: float,
                generator: torch.Generator | None = None) -> Tensor:
         """Draw the negative keys of every query, independently, with replacement.
 
@@ -51,29 +50,29 @@ class ActiveKeySampler:
 
         Args:
             index (PixelIndex): Class-sorted pixels.
-            relation (Tensor): Class relation graph G. Shape (C, C).
+            class_probs (Tensor): Distribution of the negative class of each of K query classes, as
+                :meth:`class_probs` gives it. Shape (K, C), float64.
             num_queries (int): Queries of each class, Q.
             num_negatives (int): Negative keys of each query, M.
-            temperature (float): Temperature of the class distribution.
             generator (torch.Generator, optional): Source of randomness, on the index' device.
 
         Returns:
-            Tensor: Pixel ids of shape (C, Q, M), int64. Rows of classes without another present
+            Tensor: Pixel ids of shape (K, Q, M), int64. Rows of classes without another present
             class hold arbitrary pixels.
         """
-        num_classes = relation.size(0)
-        probs = self.class_probs(relation, index.count > 0, temperature)
-        cumulative = probs.cumsum(1)
+        rows, num_classes = class_probs.shape
+        cumulative = class_probs.cumsum(1)
         # Exactly 1 at the end, so that no draw below 1 falls behind the last class.
-        cumulative = cumulative / cumulative[:, -1:].clamp_min(torch.finfo(probs.dtype).tiny)
+        tiny = torch.finfo(class_probs.dtype).tiny
+        cumulative = cumulative / cumulative[:, -1:].clamp_min(tiny)
         draws = uniform(
-            num_classes, num_queries * num_negatives, device=relation.device, generator=generator)
+            rows, num_queries * num_negatives, device=class_probs.device, generator=generator)
         classes = torch.searchsorted(cumulative, draws, right=True).clamp_(max=num_classes - 1)
-        below = (cumulative - probs).gather(1, classes)
-        share = probs.gather(1, classes).clamp_min_(torch.finfo(probs.dtype).tiny)
+        below = (cumulative - class_probs).gather(1, classes)
+        share = class_probs.gather(1, classes).clamp_min_(tiny)
         within = draws.sub_(below).div_(share).clamp_(0, 1 - 2**-40)
         pixels = pick(index, classes, index.count, within)
-        return pixels.view(num_classes, num_queries, num_negatives)
+        return pixels.view(rows, num_queries, num_negatives)
 
 
 @TASK_UTILS.register_module()

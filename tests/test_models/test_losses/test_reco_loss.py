@@ -69,13 +69,14 @@ class ReplayedQueries:
 
 @TASK_UTILS.register_module()
 class ReplayedKeys(ActiveKeySampler):
-    """Hands out given negative keys."""
+    """Hands out given negative keys, of as many classes as asked for at a time."""
 
     def __init__(self, pixels):
-        self.pixels = pixels
+        self.pixels, self.done = pixels, 0
 
-    def sample(self, index, relation, num_queries, num_negatives, temperature, generator=None):
-        return self.pixels
+    def sample(self, index, class_probs, num_queries, num_negatives, generator=None):
+        self.done += len(class_probs)
+        return self.pixels[self.done - len(class_probs):self.done]
 
 
 def replay(scene, num_queries, num_negatives, temperature, seed=0):
@@ -114,6 +115,31 @@ def test_given_draw_equals_oracle(num_negatives, temperature, dtype):
     torch.testing.assert_close(value.double(), expected.detach(), rtol=tolerance, atol=0)
     torch.testing.assert_close(grad.double(), expected_grad, rtol=0,
                                atol=tolerance * float(expected_grad.abs().max()))
+
+
+@pytest.mark.parametrize('classes_at_once', (1, 2, 4))
+def test_classes_may_be_drawn_in_parts(monkeypatch, classes_at_once):
+    monkeypatch.setattr(mmseg_reco.models.losses.reco_loss, 'NEGATIVES_AT_ONCE',
+                        classes_at_once * 8 * 16 + 1)
+    embeddings, labels, probs = make_batch()
+    attached, scene = read_scene(embeddings, labels, probs)
+    queries, keys, loss = replay(scene, 8, 16, 0.5)
+    expected = oracle.loss_of_draw(scene, queries, keys, 0.5)
+    expected_grad, = torch.autograd.grad(expected, attached)
+    value, grad = loss_and_grad(loss, embeddings.double(), labels, probs)
+    assert loss.key_sampler.done == NUM_CLASSES
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(grad, expected_grad)
+
+
+def test_class_means_of_images_in_parts(monkeypatch):
+    """One image at a time, as for very many classes."""
+    embeddings, labels, probs = make_batch(batch=3)
+    expected = loss_and_grad(build_loss(num_queries=8, num_negatives=8), embeddings, labels, probs)
+    monkeypatch.setattr(mmseg_reco.models.losses.reco_loss, 'MEMBERSHIP_ELEMENTS', 1)
+    parts = loss_and_grad(build_loss(num_queries=8, num_negatives=8), embeddings, labels, probs)
+    for one, other in zip(parts, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_gradient_is_the_finite_difference_with_keys_held_fixed():

@@ -214,12 +214,14 @@ def plain_contrast(embeddings, queries, prototypes, pixels, active, temperature)
 
 
 @pytest.mark.parametrize('temperature', (0.05, 0.5))
+@pytest.mark.parametrize('classes_at_once', (1, 2, 3))
 @pytest.mark.parametrize('layout', (torch.contiguous_format, torch.channels_last))
-def test_contrast_equals_cross_entropy(layout, temperature):
-    embeddings, *rest = contrast_case()
+def test_contrast_equals_cross_entropy(layout, classes_at_once, temperature):
+    embeddings, queries, prototypes, pixels, active = contrast_case()
     embeddings = embeddings.contiguous(memory_format=layout).requires_grad_()
-    losses = sampled_contrast.sampled_contrast(embeddings, *rest, temperature)
-    expected = plain_contrast(embeddings, *rest, temperature)
+    losses = sampled_contrast.sampled_contrast(
+        embeddings, queries, prototypes, pixels.split(classes_at_once), active, temperature)
+    expected = plain_contrast(embeddings, queries, prototypes, pixels, active, temperature)
     torch.testing.assert_close(losses, expected)
     assert losses[:2].all() and not losses[2].any()
     weights = torch.randn(losses.shape, generator=torch.Generator().manual_seed(1)).double()

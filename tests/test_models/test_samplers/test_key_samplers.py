@@ -41,9 +41,10 @@ def draw(sampler_type, num_queries, num_negatives, seed=0, labels=LABELS, relati
          temperature=TEMPERATURE, hard=False):
     index = build_pixel_index(labels, torch.full_like(labels, hard, dtype=torch.bool),
                               len(relation))
-    return TASK_UTILS.build(dict(type=sampler_type)).sample(
-        index, relation, num_queries, num_negatives, temperature,
-        generator=torch.Generator().manual_seed(seed))
+    sampler = TASK_UTILS.build(dict(type=sampler_type))
+    class_probs = sampler.class_probs(relation, index.count > 0, temperature)
+    return sampler.sample(index, class_probs, num_queries, num_negatives,
+                          generator=torch.Generator().manual_seed(seed))
 
 
 def expected_pixel_probs(sampler_type, c, labels=LABELS, relation=RELATION,
@@ -120,8 +121,10 @@ def test_pixels_are_uniform_within_their_class(sampler_type, hard):
 def test_hardness_of_some_pixels_does_not_matter():
     half = torch.arange(len(LABELS)) % 2 == 0
     index = build_pixel_index(LABELS, half, NUM_CLASSES)
-    pixels = TASK_UTILS.build(dict(type='ActiveKeySampler')).sample(
-        index, RELATION, 60, 500, TEMPERATURE, generator=torch.Generator().manual_seed(2))
+    sampler = TASK_UTILS.build(dict(type='ActiveKeySampler'))
+    class_probs = sampler.class_probs(RELATION, index.count > 0, TEMPERATURE)
+    pixels = sampler.sample(index, class_probs, 60, 500,
+                            generator=torch.Generator().manual_seed(2))
     for c in PRESENT:
         counts = torch.bincount(pixels[c].flatten(), minlength=len(LABELS))
         assert chi_square_p(counts, expected_pixel_probs('ActiveKeySampler', c)) > 1e-4
