@@ -5,7 +5,7 @@ import torch.nn as nn
 from mmengine.logging import print_log
 from mmseg.models import CascadeEncoderDecoder, EncoderDecoder
 from mmseg.models.decode_heads import PointHead
-from mmseg.models.losses import CrossEntropyLoss
+from mmseg.models.losses import CrossEntropyLoss, cross_entropy
 from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList, add_prefix
 from torch import Tensor
@@ -16,12 +16,35 @@ from ..regions import RegionPrediction, resize_maps
 from .dense import DenseOutput, dense_losses, stack_labels
 
 
+def cross_entropy_of_labels(pred: Tensor,
+                            label: Tensor,
+                            weight: Tensor | None = None,
+                            class_weight: Tensor | None = None,
+                            reduction: str = 'mean',
+                            avg_factor: Tensor | float | None = None,
+                            ignore_index: int = -100,
+                            avg_non_ignore: bool = True) -> Tensor:
+    """mmseg's ``cross_entropy``, averaged over labelled pixels without waiting for the device.
+
+    mmseg 1.2.2's own, with class weights, looks up the weight of the ignored class and fails.
+    """
+    if avg_factor is None and reduction == 'mean':
+        avg_factor = label != ignore_index
+        if class_weight is not None:
+            avg_factor = class_weight[label.where(avg_factor, 0)] * avg_factor
+        avg_factor = avg_factor.sum()
+    return cross_entropy(pred, label, weight, class_weight, reduction, avg_factor, ignore_index)
+
+
 def average_over_labels(model: nn.Module) -> None:
     """Make every cross-entropy of a model average over labelled pixels only, and say so.
 
     mmseg's default averages over all pixels: with 3 labelled pixels of 206,000 the loss is 30,000
     times too small.
     """
+    for loss in model.modules():
+        if isinstance(loss, CrossEntropyLoss) and loss.cls_criterion is cross_entropy:
+            loss.cls_criterion = cross_entropy_of_labels
     changed = [
         name for name, loss in model.named_modules()
         if isinstance(loss, CrossEntropyLoss) and not loss.avg_non_ignore
@@ -80,7 +103,7 @@ class EmbeddingMixin:
             self.projector = MODELS.build({
                 'type': 'Projector',
                 'in_channels': self.open_tap().channels,
-                'norm_cfg': self.heads[-1].norm_cfg,
+                'norm_cfg': self.norm_cfg,
                 **(projector or {})
             })
 
@@ -91,6 +114,12 @@ class EmbeddingMixin:
             self.decode_head
         ]
         return [head for head in heads if not isinstance(head, PointHead)]
+
+    @property
+    def norm_cfg(self) -> OptConfigType:
+        """Normalisation of the last head; K-Net's is that of the head that makes its kernels."""
+        parts = self.heads[-1].modules()
+        return next((part.norm_cfg for part in parts if hasattr(part, 'norm_cfg')), None)
 
     def open_tap(self) -> FeatureTap:
         """Where the projector reads."""

@@ -2,10 +2,13 @@
 import pytest
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
 from mmseg.registry import MODELS
 from tiny_segmentor import NUM_CLASSES, SIZE, make_labels, make_sample, segmentor_config
 
 from mmseg_reco.models.segmentors.dense import DenseOutput, dense_losses
+from mmseg_reco.models.segmentors.embedding_encoder_decoder import cross_entropy_of_labels
 
 
 def build(config, **kwargs):
@@ -107,6 +110,48 @@ def test_cross_entropies_average_over_labels_unless_told_otherwise():
     torch.testing.assert_close(
         stock.loss(inputs, samples)['decode.loss_ce'],
         ours.loss(inputs, samples)['decode.loss_ce'] * share)
+
+
+@pytest.mark.parametrize('class_weight', [None, [0.5, 1., 2., 4.]])
+def test_class_weights_and_ignored_pixels(class_weight):
+    config = segmentor_config()
+    config['decode_head']['loss_decode'] = dict(
+        type='CrossEntropyLoss', class_weight=class_weight, loss_weight=0.5)
+    ours = build(config, type='EmbeddingEncoderDecoder')
+    inputs, samples = batch()
+    logits = torch.randn(2, NUM_CLASSES, *SIZE, dtype=torch.float64)
+    labels = torch.cat([sample.gt_sem_seg.data for sample in samples])
+    assert (labels == 255).any()
+    torch.testing.assert_close(
+        ours.decode_head.loss_by_feat(logits, samples)['loss_ce'],
+        0.5 * F.cross_entropy(
+            logits, labels, ignore_index=255,
+            weight=class_weight and torch.tensor(class_weight, dtype=torch.float64)))
+    labels = torch.full_like(labels, 255)
+    assert cross_entropy_of_labels(logits, labels, ignore_index=255) == 0
+
+
+def test_projector_of_knet_is_normalised_as_its_kernel_head():
+    config = segmentor_config()
+    update = dict(
+        type='KernelUpdateHead', num_classes=NUM_CLASSES, num_heads=2, feedforward_channels=8,
+        in_channels=6, out_channels=6, conv_kernel_size=1,
+        kernel_updator_cfg=dict(
+            type='KernelUpdator', in_channels=6, feat_channels=6, out_channels=6))
+    config['decode_head'] = dict(
+        type='IterativeDecodeHead', num_stages=1, kernel_update_head=[update],
+        kernel_generate_head=config['decode_head'])
+    ours = build(config, type='EmbeddingEncoderDecoder', losses=[dict(type='ReCoLoss')])
+    first, _ = ours.projector.layers
+    assert isinstance(first, ConvModule) and isinstance(first.norm, nn.BatchNorm2d)
+
+
+def test_tokens_are_laid_out_like_the_images():
+    ours = build(segmentor_config(), type='EmbeddingEncoderDecoder')
+    ours.projector = nn.Identity()
+    maps = torch.randn(2, 5, 3, 6)
+    tokens = maps.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(ours.embed(tokens, torch.zeros(2, 3, 48, 96)), maps)
 
 
 def test_dense_outputs_split_and_join():
