@@ -143,7 +143,8 @@ def test_name_says_what_the_config_does(name: str) -> None:
         assert data.ann_file == (complete if facts.partial else f'{split}/labeled.txt')
 
     hooks = [hook['type'] for hook in cfg.custom_hooks]
-    assert hooks == (['CheckDataHook'] + ['MeanTeacherHook'] * facts.semi +
+    assert hooks == (['CheckDataHook', 'NumericalWatchHook', 'PreemptionHook'] +
+                     ['MeanTeacherHook'] * facts.semi +
                      ['SamplingHook'] * (facts.semi or facts.reco) +
                      ['ClassRelationHook'] * facts.reco)
     assert cfg.val_cfg.type == ('TeacherStudentValLoop' if facts.semi else 'ValLoop')

@@ -152,7 +152,8 @@ def test_name_says_what_the_config_does(name: str) -> None:
             type='MultiSourceSampler', batch_size=batch_size, source_ratio=[1, 1])
 
     hooks = [hook['type'] for hook in cfg.custom_hooks]
-    assert hooks == ['CheckDataHook'] + ['MeanTeacherHook', 'SamplingHook'] * facts.semi
+    assert hooks == (['CheckDataHook', 'NumericalWatchHook', 'PreemptionHook'] +
+                     ['MeanTeacherHook', 'SamplingHook'] * facts.semi)
     assert cfg.val_cfg.type == ('TeacherStudentValLoop' if facts.semi else 'ValLoop')
     checkpoint = cfg.default_hooks.checkpoint
     assert checkpoint.save_best == ('teacher/mIoU' if facts.semi else 'mIoU')

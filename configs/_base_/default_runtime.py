@@ -25,4 +25,8 @@ default_hooks = dict(
         save_best='mIoU', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'))
-custom_hooks = [dict(type='CheckDataHook')]
+custom_hooks = [
+    dict(type='CheckDataHook'),
+    dict(type='NumericalWatchHook'),
+    dict(type='PreemptionHook'),
+]

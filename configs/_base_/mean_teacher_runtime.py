@@ -5,6 +5,8 @@ val_cfg = dict(type='TeacherStudentValLoop')
 default_hooks = dict(checkpoint=dict(save_best='teacher/mIoU'))
 custom_hooks = [
     dict(type='CheckDataHook'),
+    dict(type='NumericalWatchHook'),
+    dict(type='PreemptionHook'),
     dict(type='MeanTeacherHook'),
     dict(type='SamplingHook'),
     dict(type='ClassRelationHook'),

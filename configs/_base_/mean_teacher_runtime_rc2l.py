@@ -3,6 +3,8 @@
 _base_ = './mean_teacher_runtime.py'
 custom_hooks = [
     dict(type='CheckDataHook'),
+    dict(type='NumericalWatchHook'),
+    dict(type='PreemptionHook'),
     dict(type='MeanTeacherHook', momentum=0.001),
     dict(type='SamplingHook'),
 ]
