@@ -25,6 +25,12 @@ from ..regions import RegionPrediction, RegionTarget, region_target
 from .dense import DenseOutput, dense_losses, stack_labels
 from .query_encoder_decoder import QUERY_HEADS
 
+#: Stock segmentors that cannot be student and teacher, and why.
+_UNFIT = dict(
+    MultimodalEncoderDecoder='It classifies its masks by a text encoder, and nothing here reads '
+    'regions out of that: take MaskFormer or Mask2Former.',
+    DepthEstimator='It estimates depth, so there are no classes to label or to contrast.')
+
 
 class SemiBaseSegmentor(BaseSegmentor):
     """Student and teacher built from one segmentor config, as mmdet's SemiBaseDetector has it.
@@ -97,8 +103,9 @@ class SemiBaseSegmentor(BaseSegmentor):
         if kind not in ('EncoderDecoder', 'CascadeEncoderDecoder'):
             raise ValueError(
                 f'{type(self).__name__} wraps a stock EncoderDecoder or CascadeEncoderDecoder, but '
-                f'model.segmentor.type is "{kind}". Losses on representations, projector and tap '
-                f'are given to {type(self).__name__} itself.')
+                f'model.segmentor.type is "{kind}". ' + _UNFIT.get(
+                    kind, 'Losses on representations, projector and tap are given to '
+                    f'{type(self).__name__} itself.'))
         # The Runner hands over a stock config's top-level data_preprocessor where there is none.
         if (data_preprocessor or {}).get('type') != 'MultiBranchDataPreprocessor':
             data_preprocessor = dict(
