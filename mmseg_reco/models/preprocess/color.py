@@ -30,12 +30,12 @@ def adjust_brightness(image: Tensor, factor: float) -> Tensor:
 
 def adjust_contrast(image: Tensor, factor: float) -> Tensor:
     """Scale the distance of an RGB image in [0, 1] to its mean grey, and clip."""
-    return (image * factor).add_(_grey(image).mean(), alpha=1 - factor).clamp_(0, 1)
+    return torch.lerp(_grey(image.mean((1, 2), keepdim=True)), image, factor).clamp_(0, 1)
 
 
 def adjust_saturation(image: Tensor, factor: float) -> Tensor:
     """Scale the distance of an RGB image in [0, 1] to its own grey, and clip."""
-    return (image * factor).add_(_grey(image), alpha=1 - factor).clamp_(0, 1)
+    return torch.lerp(_grey(image), image, factor).clamp_(0, 1)
 
 
 def adjust_hue(image: Tensor, shift: float) -> Tensor:
@@ -85,11 +85,14 @@ def gaussian_blur(image: Tensor, sigma: float, radius: int) -> Tensor:
         sigma: Standard deviation in pixels, > 0.
         radius: The kernel has 2·radius + 1 taps and is normalised to sum 1.
     """
-    height, width = image.shape[-2:]
-    weights = [math.exp(-0.5 * (tap / sigma) ** 2) for tap in range(-radius, radius + 1)]
+    weights = [math.exp(-0.5 * (tap / sigma) ** 2) for tap in range(radius + 1)]
+    # Taps that a float32 sum does not see are left out.
+    weights = [weight for weight in weights if weight > torch.finfo(torch.float32).eps]
+    weights = weights[:0:-1] + weights
     weights = [weight / sum(weights) for weight in weights]
+    height, width = image.shape[-2:]
     # Adding shifted images is quicker than a convolution with one group per channel.
-    padded = F.pad(image[None], (radius,) * 4, mode='reflect')[0]
+    padded = F.pad(image[None], (len(weights) // 2,) * 4, mode='reflect')[0]
     rows = padded[:, :height] * weights[0]
     for k in range(1, len(weights)):
         rows.add_(padded[:, k : k + height], alpha=weights[k])

@@ -2,7 +2,6 @@
 """Geometry of a batch: every image has its own parameters; all that is said of it goes with it."""
 
 import torch
-import torch.nn.functional as F
 from mmseg.registry import TASK_UTILS
 from torch import Generator, Tensor
 
@@ -26,17 +25,16 @@ def _source_pixels(
 
     Returns:
         Four (B, length): for bilinear interpolation the two neighbours and the float weight of
-        the second; and the nearest pixel, which is ``size`` (one too many) on padding.
+        the second; and the nearest pixel.
     """
     new_size = new_size[:, None]
     pixel = offset[:, None] + torch.arange(length)
-    padding = pixel >= new_size
     # Beyond the end the rescaled axis is reflected about its last pixel, again and again if needed.
     period = (2 * new_size - 2).clamp(min=1)
     pixel = pixel % period
     pixel = torch.minimum(pixel, period - pixel)
 
-    nearest = ((2 * pixel + 1) * size // (2 * new_size)).masked_fill_(padding, size)
+    nearest = (2 * pixel + 1) * size // (2 * new_size)
     position = ((2 * pixel + 1) * size - new_size).clamp(min=0)
     low = position // (2 * new_size)
     weight = position % (2 * new_size) / (2 * new_size)
@@ -74,6 +72,8 @@ def rescale_crop(
     rows, columns = (
         zip(*(x.to(device, non_blocking=True) for x in axis), strict=True) for axis in axes
     )
+    # Rows and columns of each crop that are not padding.
+    filled = (new_sizes - offsets).clamp(max=torch.tensor(crop_size)).tolist()
     out = batch.map(lambda x: x.new_empty(*x.shape[:-2], *crop_size))
     # Image by image: what is at work stays in the processor's cache.
     for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
@@ -90,10 +90,14 @@ def rescale_crop(
             out=out.images[i],
         )
         _, *maps = pairs(batch, out)
+        height, width = filled[i]
+        nearest_row, nearest_column = nearest_row[:height], nearest_column[:width]
         for source, target, fill in maps:
-            # One more row and column holds what padding gets.
-            source = F.pad(source[i], (0, 1, 0, 1), value=fill)
-            target[i] = _take_columns(source.index_select(0, nearest_row), nearest_column)
+            if (height, width) != crop_size:
+                target[i].fill_(fill)
+            target[i][:height, :width] = _take_columns(
+                source[i].index_select(0, nearest_row), nearest_column
+            )
     return out
 
 
