@@ -87,9 +87,10 @@ class MultiBranch(BaseTransform):
             another image, if one of the pipelines gives None.
         """
         outputs = {}
+        last = next(reversed(self.branch_pipelines), None)
         for branch, pipeline in self.branch_pipelines.items():
             # a pipeline may work in place, and the next one starts from the same results
-            outputs[branch] = pipeline(deepcopy(results))
+            outputs[branch] = pipeline(results if branch == last else deepcopy(results))
             if outputs[branch] is None:
                 return None
         keys = dict.fromkeys(key for output in outputs.values() for key in output)
