@@ -27,9 +27,9 @@ def _draw_masks(axes: Axes, image: np.ndarray, masks: np.ndarray, colours: np.nd
         if inside.any():
             depth = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
             y, x = np.unravel_index(depth.argmax(), depth.shape)
-            axes.text((x + 0.5) / width, (y + 0.5) / height, names[i], fontsize=8, color='black',
-                      ha='center', va='center', path_effects=[withStroke(linewidth=2,
-                                                                         foreground='white')])
+            place = np.clip([(x + 0.5) / width, (y + 0.5) / height], (0.12, 0.03), (0.88, 0.97))
+            axes.text(*place, names[i], fontsize=8, color='black', ha='center', va='center',
+                      path_effects=[withStroke(linewidth=2, foreground='white')])
 
 
 def draw_matched_regions(images: Sequence[np.ndarray], teacher_masks: Sequence[np.ndarray],
