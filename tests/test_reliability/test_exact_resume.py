@@ -50,7 +50,7 @@ def files(work_dir):
     return sorted(path.name for path in work_dir.glob('*.pth'))
 
 
-def check(config, runs, places, options=None, world=1, killed=None):
+def check(config, runs, places, options=None, world=1):
     """Kill a run at each place in turn, resume it, and compare it with one that was not.
 
     A list of places kills one run after the other resumed.
@@ -65,7 +65,8 @@ def check(config, runs, places, options=None, world=1, killed=None):
         run = runs / '_'.join(stations).replace(':', '_')
         for number, station in enumerate(stations):
             codes = train(config, run, options, resume=number > 0, place=station, world=world)
-            assert set(codes) == {KILLED}, read_log(run)
+            # of several processes one may die of the death of another
+            assert KILLED in codes and 0 not in codes, read_log(run)
         assert train(config, run, options, resume=True, world=world) == [0] * world, read_log(run)
         assert digests(run / f'iter_{LAST}.pth') == expected, place
         assert files(run) == files(whole)
@@ -74,17 +75,20 @@ def check(config, runs, places, options=None, world=1, killed=None):
 
 
 def test_killed_anywhere(method, tmp_path):
+    """With workers: without, loading would seed the generators of the main process as well."""
     check(method, tmp_path / 'runs',
-          ['iteration:4', 'validation:4', 'half:iter_6.pth', ['renamed:iter_3.pth', 'iteration:7']])
+          ['iteration:4', 'validation:4', 'half:iter_6.pth', ['renamed:iter_3.pth', 'iteration:7']],
+          {'train_dataloader.num_workers': 1})
 
 
-def test_stock_segmentor_with_workers(stock, tmp_path):
-    options = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
-    check(stock, tmp_path / 'runs', ['iteration:5'], options)
+def test_stock_segmentor_with_and_without_workers(stock, tmp_path):
+    check(stock, tmp_path / 'runs', ['iteration:5'])
     # ... and it does not matter who loads the images
-    alone = tmp_path / 'alone'
-    train(stock, alone, {'randomness.seed': 5, 'randomness.deterministic': True})
-    assert digests(alone / 'iter_8.pth') == digests(tmp_path / 'runs/whole/iter_8.pth')
+    other = tmp_path / 'workers'
+    train(stock, other, {
+        'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True,
+        'randomness.seed': 5, 'randomness.deterministic': True})
+    assert digests(other / 'iter_8.pth') == digests(tmp_path / 'runs/whole/iter_8.pth')
 
 
 def test_two_processes(stock, tmp_path):

@@ -49,6 +49,7 @@ class SafeCheckpointHook(CheckpointHook):
         if self.backend_args is None and local:
             self.backend_args = dict(backend='atomic_local')
         super().before_train(runner)
+        self.last_ckpt = runner.message_hub.get_info('last_ckpt')  # of a resumed run
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids = deque(self.keep_ckpt_ids)  # for a moment it holds one more
         if local and is_main_process():
@@ -105,7 +106,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
         """Note, also in a checkpoint written now, that this iteration has been validated."""
-        runner.message_hub.update_info('validated_iter', runner.iter)
+        runner.message_hub.update_info('last_validation', runner.iter)
         super().after_val_epoch(runner, metrics)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -56,7 +56,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         self._start_data()
         self._decide_current_val_interval()
         # a checkpoint is written before the validation that is due with it
-        if self._iter > 0 and runner.message_hub.get_info('validated_iter') != self._iter:
+        if self._iter > 0 and runner.message_hub.get_info('last_validation') != self._iter:
             self._validate_if_due()
         while self._iter < self._max_iters and not self.stop_training:
             runner.model.train()
