@@ -72,4 +72,5 @@ def pick(index: PixelIndex, classes: Tensor, sizes: Tensor, draws: Tensor) -> Te
     """
     # Since `take` is the fastest way to look up single numbers.
     offset = index.start.take(classes) + (draws * sizes.take(classes)).long()
-    return index.order.take(offset.clamp_(max=index.order.numel() - 1))
+    # A draw of NaN, after an overflow, becomes the lowest integer: on a GPU the end of the process.
+    return index.order.take(offset.clamp_(0, index.order.numel() - 1))
