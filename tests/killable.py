@@ -27,10 +27,6 @@ _OWN = {'time', 'data_time', 'eta', 'last_ckpt', 'best_ckpt', 'keep_ckpt_ids', '
         'experiment_name'}
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def kill_at(place: str, signals: tuple = ()) -> None:
     """Arrange that this process is killed at a place; ``signals`` go to its group instead.
 
@@ -51,10 +47,16 @@ def kill_at(place: str, signals: tuple = ()) -> None:
     writing = []
 
     def act() -> None:
-        for number in signals:
-            os.killpg(0, number)
         if not signals:
-            _die()
+            os.kill(os.getpid(), signal.SIGKILL)
+        group = os.getpgrp()
+        for number in signals:
+            sender = os.fork()  # workers take a signal of their parent for an order of its own
+            if sender == 0:
+                os.setsid()
+                os.killpg(group, number)
+                os._exit(0)
+            os.waitpid(sender, 0)
 
     def put(self, obj, filepath):
         writing[:] = [Path(filepath).name]

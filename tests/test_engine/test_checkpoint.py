@@ -16,6 +16,7 @@ from mmseg_reco.engine.checkpoint import (
     latest_checkpoint,
     load_local,
     pack_history,
+    remove_partial_files,
     safe_checkpoint_loading,
     to_plain,
     unpack_history,
@@ -130,10 +131,17 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError('disk full')
 
     monkeypatch.setattr('mmseg_reco.engine.checkpoint.os.fsync', fail)
-    with pytest.raises(OSError, match='disk full'):
+    with pytest.raises(OSError, match=r'iter_1.pth could not .*disk full.*--resume'):
         save_checkpoint(dict(a=2), **args)
     assert torch.load(file, weights_only=True) == dict(a=1)
     assert os.listdir(file.parent) == [file.name]
+
+
+def test_leftovers_of_a_killed_write_are_removed(tmp_path):
+    for name in ('.iter_4.pth.17.partial', '.hidden', 'iter_4.pth'):
+        (tmp_path / name).touch()
+    remove_partial_files(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ['.hidden', 'iter_4.pth']
 
 
 def test_atomic_backend_takes_paths(tmp_path):

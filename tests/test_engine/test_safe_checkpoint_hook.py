@@ -1,16 +1,20 @@
 # Licensed under the Apache License, Version 2.0.
+import logging
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
 from mmseg_reco.engine.checkpoint import load_local, safe_checkpoint_loading
 from mmseg_reco.engine.hooks import SafeCheckpointHook
+from mmseg_reco.engine.hooks.safe_checkpoint_hook import gather_buffers, restore_buffers
 
 ITERS = 12
 
@@ -125,3 +129,39 @@ def test_stock_checkpoint_needs_consent(tmp_path):
     resumed = run(tmp_path, 'consent', 6, [20.0], trusted=[file])
     assert len(history(resumed, 'train/loss')) == 6
     assert load_local(str(tmp_path / 'iter_6.pth'))['meta']['iter'] == 6
+
+
+def test_intervals_between_updates_are_warned_of(tmp_path, caplog):
+    runner = SimpleNamespace(
+        work_dir=str(tmp_path), logger=logging.getLogger('hook'), message_hub=MessageHub('hub'),
+        optim_wrapper=SimpleNamespace(_accumulative_counts=4))
+    SafeCheckpointHook(by_epoch=False, interval=8).before_train(runner)
+    assert 'multiple of' not in caplog.text
+    SafeCheckpointHook(by_epoch=False, interval=6).before_train(runner)
+    assert 'multiple of 4' in caplog.text
+
+
+def test_every_rank_gets_its_buffers_back(monkeypatch):
+    hook = 'mmseg_reco.engine.hooks.safe_checkpoint_hook.'
+    models = [nn.BatchNorm1d(2), nn.BatchNorm1d(2)]
+    models[1].running_mean += 3
+    assert gather_buffers(models[0]) == []
+    monkeypatch.setattr(hook + 'get_world_size', lambda: 2)
+    monkeypatch.setattr(hook + 'all_gather_object', lambda own: [
+        dict(model.named_buffers()) for model in models])
+    ranks = gather_buffers(models[0])
+    assert ranks[0] == {} and list(ranks[1]) == ['running_mean']  # the others are the same
+
+    for rank in (0, 1):
+        monkeypatch.setattr(hook + 'get_rank', lambda rank=rank: rank)
+        checkpoint = dict(meta=dict(world_size=2), state_dict=models[0].state_dict(),
+                          buffers_of_ranks=ranks)
+        restore_buffers(checkpoint)
+        assert torch.equal(checkpoint['state_dict']['running_mean'], models[rank].running_mean)
+    warnings = []
+    monkeypatch.setattr(hook + 'print_log', lambda text, **kwargs: warnings.append(text))
+    checkpoint = dict(meta=dict(world_size=3), state_dict=models[0].state_dict(),
+                      buffers_of_ranks=[*ranks, {}])
+    restore_buffers(checkpoint)
+    assert torch.equal(checkpoint['state_dict']['running_mean'], models[0].running_mean)
+    assert 'in 3 process(es), this one has 2' in warnings[0]

@@ -99,6 +99,18 @@ def test_two_processes(stock, tmp_path):
     assert any(name.endswith('running_mean') for name in checkpoint['buffers_of_ranks'][1])
 
 
+def test_a_validation_that_was_killed_is_made_up_for(stock, tmp_path):
+    """The checkpoint of the same iteration is written before it."""
+    run = tmp_path / 'run'
+    options = {'train_cfg.max_iters': 4, 'default_hooks.checkpoint.interval': 4}
+    assert train(stock, run, options, place='validation:4') == [KILLED], read_log(run)
+    assert files(run) == ['iter_4.pth']
+    assert train(stock, run, options, resume=True) == [0], read_log(run)
+    assert files(run) == ['best_mIoU_iter_4.pth', 'iter_4.pth']
+    train(stock, run, options, resume=True)  # and only once
+    assert read_log(run).count('Iter(val) [1/6]') == 1
+
+
 def test_a_seed_that_the_run_drew_itself(stock, tmp_path):
     run, whole = tmp_path / 'run', tmp_path / 'whole'
     assert train(stock, run, place='iteration:5') == [KILLED], read_log(run)

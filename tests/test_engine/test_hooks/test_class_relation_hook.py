@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 
 from mmseg_reco.engine import ClassRelationHook
+from mmseg_reco.engine.hooks.class_relation_hook import RelationAverage
 from mmseg_reco.models import ReCoLoss
 
 
@@ -69,6 +70,14 @@ def test_average_survives_an_interruption(tmp_path):
         runner, torch.load(tmp_path / 'checkpoint.pth', weights_only=True))
     run(second, runner, steps[5:])
     torch.testing.assert_close(second.average.mean(), whole.average.mean(), equal_nan=True)
+
+
+def test_a_bad_batch_does_not_spoil_the_average():
+    average = RelationAverage.empty(torch.zeros(2, 2))
+    average.add(torch.tensor([[1, torch.nan], [torch.inf, 1]]), torch.tensor([True, True]))
+    average.add(torch.tensor([[1, 0.5], [0.5, 1]]), torch.tensor([True, True]))
+    assert average.mean().tolist() == [[1, 0.5], [0.5, 1]]
+    assert average.steps.tolist() == [[2, 1], [1, 2]]
 
 
 def test_loading_weights_does_not_bring_an_old_average(tmp_path):

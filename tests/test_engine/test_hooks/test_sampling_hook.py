@@ -96,6 +96,24 @@ def test_a_value_counts_as_often_as_it_was_recorded(runner):
     assert get('train/pseudo_label_acc').current() == pytest.approx(0.5)
 
 
+def test_sums_survive_an_interruption(runner, tmp_path):
+    def feed(hook, *values):
+        for value in values:
+            runner.model.losses[0].diagnostics = dict(share=torch.tensor(value))
+            hook.after_train_iter(runner, runner.iter)
+            runner.iter += 1
+
+    first, second, checkpoint = SamplingHook(interval=4), SamplingHook(interval=4), {}
+    feed(first, 1., 2.)
+    first.before_save_checkpoint(runner, checkpoint)
+    torch.save(checkpoint, tmp_path / 'checkpoint.pth')
+    runner._resume, runner.model.weight = True, nn.Parameter(torch.zeros(1))
+    second.after_load_checkpoint(
+        runner, torch.load(tmp_path / 'checkpoint.pth', weights_only=True))
+    feed(second, 3., 6.)
+    assert runner.message_hub.get_scalar('train/share').current() == 3
+
+
 def test_a_real_forward_pass_is_recorded(runner):
     torch.manual_seed(0)
     labels = torch.tensor([[[0, 1], [1, 255]]])
