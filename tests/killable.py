@@ -17,6 +17,7 @@ from argparse import Namespace
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import numpy as np
 import torch
 
 _context = multiprocessing.get_context('forkserver')
@@ -120,6 +121,7 @@ def _train(config: str, work_dir: str, options: dict, resume: bool, place: str |
     os.dup2(log.fileno(), 2)
     sys.stdout = sys.stderr = log
     torch.set_num_threads(1)
+    np.random.seed()  # noqa: NPY002  a fork would draw the seed that every other fork draws
     _spend_no_time()
     torch.use_deterministic_algorithms(True)
     from mmseg_reco.engine import launch
