@@ -26,6 +26,7 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from measure import machine  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from mmseg_reco.models.losses import ReCoLoss  # noqa: E402
@@ -130,8 +131,11 @@ def status(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
 
 
-def peak_memory(step: Callable[[], None], device: torch.device) -> float:
-    """Most memory that a step holds beyond what was held before, in MB (on the CPU: Linux)."""
+def peak_resident(step: Callable[[], None], device: torch.device) -> float:
+    """Most memory that a step holds beyond what was held before, in MB (on the CPU: Linux).
+
+    On the CPU that of the process: a record of the loop's every allocation would fill gigabytes.
+    """
     gc.collect()
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
@@ -211,18 +215,18 @@ def main() -> None:
 
     our_step()  # warms up
     loop, ours, loop_memory = [], [], []
-    our_memory = peak_memory(our_step, device)
+    our_memory = peak_resident(our_step, device)
     for _ in range(args.repeats):
-        loop_memory.append(peak_memory(lambda: loop.append(timed(loop_step, device)), device))
+        loop_memory.append(peak_resident(lambda: loop.append(timed(loop_step, device)), device))
         ours.append([timed(our_step, device) for _ in range(args.ours)])
     loop, ours = np.array(loop), np.array(ours)
 
     shape = ' x '.join(map(str, embeddings.shape))
     print(
         f'embeddings {shape}, {args.dtype}, {args.classes} classes, {args.queries} queries, '
-        f'{args.negatives} negatives; {device}, {args.threads} thread(s), '
-        f'load average {os.getloadavg()[0]:.1f}'
+        f'{args.negatives} negatives'
     )
+    print(machine(device))
     print(
         f'mean loss: loop {torch.stack(values["loop"]).mean():.4f}, '
         f'ours {torch.stack(values["ours"]).mean():.4f}'

@@ -9,17 +9,15 @@ holds beyond what was held before, gradient included.
     python tools/benchmarks/reco_scale.py --out docs/images/reco_scale.png
 """
 
-import reco_loss as benchmark  # isort: skip  # first, since it sets how threads wait
-
 import argparse
 from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+import reco_loss as benchmark  # before torch: it sets how threads wait
 import torch
 
 from mmseg_reco.models.losses import ReCoLoss
-
 
 # A step that takes more seconds than this is not repeated.
 PATIENCE = 20
@@ -57,13 +55,14 @@ def measure(name: str, setting: Setting, repeats: int, device: torch.device) -> 
     embeddings, labels, probs = benchmark.make_batch(
         setting.images, setting.channels, setting.side, setting.classes, device, torch.float32
     )
-    loss = ReCoLoss(setting.queries, setting.negatives).to(device)
+    # With so many classes 255 is one of them.
+    loss = ReCoLoss(setting.queries, setting.negatives, ignore_index=-1).to(device)
 
     def step() -> None:
         torch.autograd.grad(loss(embeddings, labels, probs), embeddings)
 
     times = []
-    memory = benchmark.peak_memory(lambda: times.append(benchmark.timed(step, device)), device)
+    memory = benchmark.peak_resident(lambda: times.append(benchmark.timed(step, device)), device)
     while len(times) <= repeats and times[0][0] < PATIENCE:
         times.append(benchmark.timed(step, device))
     wall, cpu = np.min(times, axis=0)
@@ -118,6 +117,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)
+    print(benchmark.machine(device))
     results = {}
     for name, settings in SWEEPS.items():
         print(f'{name:>20}   wall s    CPU s   extra MB   all keys, MB', flush=True)

@@ -163,7 +163,7 @@ def contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor, pixels: Te
 
     lse, means = sampled_attention(
         unit.flatten(0, 1), embeddings.flatten(2).transpose(1, 2), pixels.flatten(0, 1),
-        active.repeat_interleave(queries.size(1), output_size=queries.numel()), temperature)
+        active[:, None].expand_as(queries).flatten(), temperature)
     # loss = log(1 + exp(excess)), and d loss / d excess = sigmoid(excess).
     excess = lse.view_as(queries) - (unit @ prototypes[:, :, None])[:, :, 0] / temperature
     slope = means.view_as(unit).sub_(prototypes[:, None])
