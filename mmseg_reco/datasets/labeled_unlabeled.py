@@ -2,7 +2,8 @@
 """From a stock training dataset to labelled and unlabelled images in one step."""
 
 import os.path as osp
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from mmengine.dataset import ConcatDataset
 from mmengine.fileio import exists, join_path
@@ -79,7 +80,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
 
         def labeled_part(config: dict) -> dict:
             config.update(labeled_changes)
-            config['pipeline'] = to_branch(checked_pipeline(config), 'sup')
+            config['pipeline'] = to_branch(config['pipeline'], 'sup')
+            config['pipeline'] = checked_pipeline(config)
             return config
 
         def unlabeled_part(config: dict) -> dict:
@@ -94,9 +96,33 @@ class LabeledUnlabeledDataset(ConcatDataset):
         for changes in (labeled_changes, unlabeled_changes):
             if changes:
                 _check_changes(dataset, changes)
-        super().__init__(
-            [map_leaf_configs(dataset, labeled_part), map_leaf_configs(dataset, unlabeled_part)],
-            lazy_init=lazy_init)
+        with nothing_found_explained():
+            super().__init__([map_leaf_configs(dataset, labeled_part),
+                              map_leaf_configs(dataset, unlabeled_part)], lazy_init=lazy_init)
+
+
+@contextmanager
+def nothing_found_explained() -> Iterator[None]:
+    """Say what a dataset without folder or images means, on which mmengine fails elsewhere.
+
+    Raises:
+        FileNotFoundError: A folder does not exist.
+        ValueError: In the place of NumPy's, as an empty list cannot be serialised.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if error.filename is None:
+            raise
+        raise FileNotFoundError(
+            f"'{error.filename}' does not exist: check data_root and data_prefix.") from error
+    except ValueError as error:
+        if 'at least one array' not in str(error):
+            raise
+        raise ValueError(
+            'The training data, or a part of them, hold no image: check data_root and '
+            'data_prefix, and img_suffix, which must be that of the files (by default .jpg).'
+        ) from error
 
 
 def _check_changes(config: dict, changes: dict) -> None:

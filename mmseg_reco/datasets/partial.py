@@ -8,6 +8,7 @@ from mmseg.datasets import CityscapesDataset, PascalVOCDataset
 from mmseg.registry import DATASETS
 
 from .camvid import CamVidDataset
+from .labeled_unlabeled import nothing_found_explained
 from .pipelines import checked_pipeline, map_leaf_configs, sparsify_pipeline
 from .sunrgbd import SUNRGBDDataset
 
@@ -39,7 +40,8 @@ class PartialLabelDataset(ConcatDataset):
         def sparse(config: dict) -> dict:
             return {**config, 'pipeline': sparsify_pipeline(checked_pipeline(config), level, seed)}
 
-        super().__init__([map_leaf_configs(dataset, sparse)], lazy_init=lazy_init)
+        with nothing_found_explained():
+            super().__init__([map_leaf_configs(dataset, sparse)], lazy_init=lazy_init)
 
 
 class PartialLabelMixin:

@@ -100,11 +100,12 @@ class AtomicLocalBackend(LocalBackend):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, filepath)
-            folder = os.open(filepath.parent, os.O_RDONLY)  # so that the name lasts as well
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            if os.name == 'posix':  # so that the name lasts as well
+                folder = os.open(filepath.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -174,8 +175,10 @@ def load_local(filename: str, map_location: Any = None, trusted: Sequence[str] =
             f'({_unsafe_content(filename, error)}). If you trust where it comes from, say so with: '
             f'--trust-checkpoint {filename}'
         ) from None
-    except (EOFError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and 'PytorchStreamReader' not in str(error):
+    except (EOFError, RuntimeError, OSError) as error:
+        # torch reports a missing end as a bad argument of the system, or as a stream it cannot read
+        if 'Invalid argument' not in str(error) and 'PytorchStreamReader' not in str(error) and (
+                not isinstance(error, EOFError)):
             raise
         raise ValueError(
             f'{filename} is not a complete checkpoint (cut short while it was written or copied?): '
