@@ -97,24 +97,27 @@ def main() -> None:
     optimizer = build_optim_wrapper(model, config.optim_wrapper)
     ready = next(batches[args.workers[0]])
     batches = {'ready': None, **batches}
-    waits, steps = defaultdict(list), defaultdict(list)
+    waits, steps, work = defaultdict(list), defaultdict(list), defaultdict(list)
     for turn in range(args.turns):
         for name, iterator in batches.items():
             for step in range(args.steps):
                 start = time.perf_counter()
                 batch = ready if iterator is None else next(iterator)
-                middle = time.perf_counter()
+                middle, cpu = time.perf_counter(), time.process_time()
                 model.train_step(batch, optimizer)
                 if device == 'cuda':
                     torch.cuda.synchronize()
                 if turn or step:  # the first warms up
+                    work[name].append(time.process_time() - cpu)
                     waits[name].append(middle - start)
                     steps[name].append(time.perf_counter() - start)
     print(f'\n{device}, {torch.get_num_threads()} thread(s): ms, median [quartiles]')
-    print(f'{"batch from":16}{"whole step":>32}{"of it waiting":>26}')
+    print(f'{"batch from":16}{"whole step":>30}{"of it waiting":>30}{"CPU of train_step":>30}')
     for name in batches:
         label = 'memory' if name == 'ready' else f'{name} workers'
-        print(f'{label:16}{spread(steps[name]):>32}{spread(waits[name]):>26}')
+        print(
+            f'{label:16}{spread(steps[name]):>30}{spread(waits[name]):>30}{spread(work[name]):>30}'
+        )
 
 
 if __name__ == '__main__':
