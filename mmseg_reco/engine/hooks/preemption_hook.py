@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 #: Exit status of a run that stopped on a signal, to be resumed: EX_TEMPFAIL of sysexits.h.
 EXIT_PREEMPTED = 75
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGINT')
+                if hasattr(signal, name))
 
 
 @HOOKS.register_module()
@@ -135,6 +136,7 @@ def detach_workers(loader: DataLoader) -> None:
 
 
 def _start_worker(worker_init_fn: Callable[[int], None] | None, worker_id: int) -> None:
-    os.setpgrp()
+    if hasattr(os, 'setpgrp'):
+        os.setpgrp()
     if worker_init_fn is not None:
         worker_init_fn(worker_id)
