@@ -196,7 +196,7 @@ def test_model_and_optimiser_have_the_settings_of_the_spec(name: str) -> None:
         assert type(model) is RC2L
         assert [loss.loss_name for loss in model.losses] == [f'loss_{term}' for term in TERMS]
         assert model.weak_threshold == 0.7
-        assert model.region_source == 'query'
+        assert model.region_source == 'semantic'
         assert model.semi_test_cfg['predict_on'] == 'teacher'
         # the student sees what the teacher sees, mixed and recoloured
         assert type(model.mix).__name__ == 'ClassMix'

@@ -62,8 +62,9 @@ class SemiBaseSegmentor(BaseSegmentor):
               BN runs on each batch.
             - ``weak_threshold`` (0.7): confidence from which a pseudo-label, a pixel of a region
               or a region of the teacher takes part in the losses on representations.
-            - ``region_source`` (None): 'query' or 'semantic', see :func:`region_target`; None
-              is 'query' for a head with queries.
+            - ``region_source`` ('semantic'): the teacher's regions are the classes of its label
+              map; 'query', for a head with queries: its confident queries; see
+              :func:`region_target`.
             - ``min_region_area`` (0): regions must be larger, in pixels of the head's masks.
             - ``burn_in`` (0): iterations with labelled data alone.
             - ``ramp_up`` (0): iterations after them in which the weight of all that is learned
@@ -82,7 +83,7 @@ class SemiBaseSegmentor(BaseSegmentor):
 
     #: Keys of ``semi_train_cfg`` and their defaults.
     train_defaults = dict(
-        joint_forward=True, teacher_train_mode=False, weak_threshold=0.7, region_source=None,
+        joint_forward=True, teacher_train_mode=False, weak_threshold=0.7, region_source='semantic',
         min_region_area=0, burn_in=0, ramp_up=0)
 
     def __init__(self,
@@ -131,11 +132,6 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.region_losses = [loss for loss in self.losses if isinstance(loss, RegionLoss)]
         self.pixel_losses = [loss for loss in self.losses if not isinstance(loss, RegionLoss)]
 
-        for loss in self.region_losses:
-            if loss.needs_queries and not has_queries:
-                raise ValueError(f'{type(loss).__name__} compares classes of queries, and {head} '
-                                 'has none: remove it from model.losses')
-
         self.rescale_crop = TASK_UTILS.build(rescale_crop) if rescale_crop else None
         self.mix = TASK_UTILS.build(mix) if mix else None
         self.strong_augments = [TASK_UTILS.build(augment) for augment in strong_augments]
@@ -147,12 +143,18 @@ class SemiBaseSegmentor(BaseSegmentor):
                              f'it knows {sorted(self.train_defaults)}')
         self.semi_train_cfg = {**self.train_defaults, **(semi_train_cfg or {})}
         self.weak_threshold: float = self.probability('weak_threshold')
-        self.region_source = self.semi_train_cfg['region_source'] or (
-            'query' if has_queries else 'semantic')
-        sources = ('query', 'semantic') if has_queries else ('semantic', )
+        self.region_source = self.semi_train_cfg['region_source']
+        sources = ('semantic', 'query') if has_queries else ('semantic', )
         if self.region_source not in sources:
             raise ValueError(f'semi_train_cfg.region_source is one of {sources} with {head}, got '
                              f'{self.region_source!r}')
+        for loss in self.region_losses:
+            if loss.needs_queries and not has_queries:
+                raise ValueError(f'{type(loss).__name__} compares classes of queries, and {head} '
+                                 'has none: remove it from model.losses')
+            if getattr(loss, 'soft', False) and self.region_source != 'query':
+                raise ValueError(f'{type(loss).__name__}: soft=True needs the class distribution '
+                                 "of queries: set semi_train_cfg.region_source='query'")
         for name in ('burn_in', 'ramp_up', 'min_region_area'):
             if not self.semi_train_cfg[name] >= 0:
                 raise ValueError(f'semi_train_cfg.{name} must be >= 0, got '

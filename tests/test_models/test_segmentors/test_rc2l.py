@@ -42,7 +42,7 @@ def step(model, seed=0):
 
 
 @pytest.mark.parametrize('head', ['MaskFormerHead', 'Mask2FormerHead'])
-@pytest.mark.parametrize('source', [None, 'semantic'])
+@pytest.mark.parametrize('source', ['query', 'semantic'])
 def test_query_heads_learn_from_all_four_terms(head, source):
     model = build(query_segmentor_config(head),
                   semi_train_cfg=dict(weak_threshold=0.1, region_source=source))
@@ -131,7 +131,8 @@ def test_per_pixel_step_equals_the_algorithm_written_out():
 def test_mixed_teacher_maps_fit_the_mixed_images():
     """A teacher that sees nothing but the pixel itself: its regions and features must be found on
     the student's side exactly where the student's mixed image shows them."""
-    model = build(query_segmentor_config(), semi_train_cfg=dict(weak_threshold=0.),
+    model = build(query_segmentor_config(),
+                  semi_train_cfg=dict(weak_threshold=0., region_source='query'),
                   strong_augments=[dict(type='BatchFlip')],
                   rescale_crop=dict(type='BatchRescaleCrop'))
     seen = []
@@ -226,6 +227,8 @@ def test_a_stock_checkpoint_starts_student_and_teacher():
     (dict(segmentor=segmentor_config()), 'RegionClassConsistencyLoss.*FCNHead'),
     (dict(segmentor=segmentor_config(), losses=PER_PIXEL,
           semi_train_cfg=dict(region_source='query')), 'region_source'),
+    (dict(segmentor=query_segmentor_config(),
+          losses=[dict(TERMS['rcc'], soft=True)]), "region_source='query'"),
     (dict(segmentor=query_segmentor_config(), projector=dict(channels=4)), 'projector'),
     (dict(segmentor=query_segmentor_config(), semi_train_cfg=dict(burn_in=-1)), 'burn_in'),
     (dict(segmentor=query_segmentor_config(), semi_train_cfg=dict(weak_threshold=2)),
