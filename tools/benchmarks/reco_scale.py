@@ -35,7 +35,7 @@ class Setting(NamedTuple):
 
 
 SWEEPS = {
-    'classes': [Setting(classes=c) for c in (2, 5, 21, 60, 150, 1000)],
+    'classes': [Setting(classes=c) for c in (2, 5, 21, 60, 150, 400, 1000)],
     'pixels of an image': [Setting(side=s) for s in (41, 57, 81, 115, 161, 193)],
     'queries x negatives': [Setting(queries=n, negatives=n) for n in (64, 128, 256, 512, 1024)],
 }
