@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..heads import FeatureTap, class_logits, default_tap
 from ..losses import RegionLoss
+from ..losses.over_ranks import mean_count
 from ..regions import RegionPrediction, resize_maps
 from .dense import DenseOutput, dense_losses, stack_labels
 
@@ -25,15 +26,16 @@ def cross_entropy_of_labels(pred: Tensor,
                             avg_factor: Tensor | float | None = None,
                             ignore_index: int = -100,
                             avg_non_ignore: bool = True) -> Tensor:
-    """mmseg's ``cross_entropy``, averaged over labelled pixels without waiting for the device.
+    """mmseg's ``cross_entropy``, averaged over the labelled pixels of all ranks.
 
-    mmseg 1.2.2's own, with class weights, looks up the weight of the ignored class and fails.
+    A collective that waits for no device. mmseg 1.2.2's own, with class weights, looks up the
+    weight of the ignored class and fails.
     """
     if avg_factor is None and reduction == 'mean':
         avg_factor = label != ignore_index
         if class_weight is not None:
             avg_factor = class_weight[label.where(avg_factor, 0)] * avg_factor
-        avg_factor = avg_factor.sum()
+        avg_factor = mean_count(avg_factor.sum())
     return cross_entropy(pred, label, weight, class_weight, reduction, avg_factor, ignore_index)
 
 

@@ -160,6 +160,9 @@ class SemiBaseSegmentor(BaseSegmentor):
                 raise ValueError(f'semi_train_cfg.{name} must be >= 0, got '
                                  f'{self.semi_train_cfg[name]!r}')
         self.semi_test_cfg = {'predict_on': 'teacher', **(semi_test_cfg or {})}
+        if self.semi_test_cfg['predict_on'] not in ('teacher', 'student'):
+            raise ValueError("semi_test_cfg.predict_on is 'teacher' or 'student', got "
+                             f"{self.semi_test_cfg['predict_on']!r}")
         self.num_classes = self.student.num_classes
         self.ignore_index = self.student.heads[-1].ignore_index
         self.align_corners = self.student.align_corners
@@ -238,8 +241,9 @@ class SemiBaseSegmentor(BaseSegmentor):
             being ignored with confidence 0, and with their origin if a loss looks up the teacher's
             maps; and these maps.
         """
-        teacher = self.teacher.predict_dense(
-            images, [s.metainfo for s in data_samples], embed=bool(self.region_losses))
+        # mmseg resizes maps to the first image's own size, also where the batch is padded.
+        metas = [dict(sample.metainfo, img_shape=images.shape[-2:]) for sample in data_samples]
+        teacher = self.teacher.predict_dense(images, metas, embed=bool(self.region_losses))
         probs = self.resize(self.teacher.probabilities(teacher), images)
         confidence, labels = probs.max(1)
         self.diagnostics = pseudo_label_accuracy(labels, confidence, data_samples,
@@ -349,10 +353,7 @@ class SemiBaseSegmentor(BaseSegmentor):
 
     @property
     def _predictor(self) -> nn.Module:
-        name = self.semi_test_cfg['predict_on']
-        if name not in ('teacher', 'student'):
-            raise ValueError(f"semi_test_cfg.predict_on is 'teacher' or 'student', got {name!r}")
-        return getattr(self, name)
+        return getattr(self, self.semi_test_cfg['predict_on'])
 
     def predict(self, inputs: Tensor, data_samples: OptSampleList = None) -> SampleList:
         """Stock prediction of the network named by ``semi_test_cfg.predict_on``."""

@@ -127,6 +127,16 @@ def test_padding_is_ignored():
     assert (batch.labels[0] != 255).all()
 
 
+def test_padding_of_the_first_image_moves_no_label():
+    """The stock preprocessor leaves a torch.Size, at which mmseg resizes the whole batch's maps."""
+    model, (inputs, samples) = build(), make_batch()
+    expected, _ = model.pseudo_label(inputs['unsup'], samples['unsup'])
+    samples['unsup'][0].set_metainfo(dict(img_shape=torch.Size((20, 30))))
+    batch, _ = model.pseudo_label(inputs['unsup'], samples['unsup'])
+    assert torch.equal(batch.labels[0, :20, :30], expected.labels[0, :20, :30])
+    assert torch.equal(batch.labels[1:], expected.labels[1:])
+
+
 def test_hidden_truth_is_for_diagnostics_alone():
     results = []
     for flip in (False, True):
@@ -191,9 +201,8 @@ def test_prediction_is_the_teachers_or_the_students():
         predicted = model.predict(inputs['sup'], copy.deepcopy(samples['sup']))
         assert torch.equal(predicted[0].seg_logits.data, expected[0].seg_logits.data)
     assert build().semi_test_cfg == dict(predict_on='teacher')
-    model.semi_test_cfg['predict_on'] = 'tutor'
     with pytest.raises(ValueError, match='tutor'):
-        model.predict(inputs['sup'])
+        build(semi_test_cfg=dict(predict_on='tutor'))
 
 
 def test_a_plain_checkpoint_starts_both_networks():
