@@ -13,11 +13,19 @@ import numpy as np
 import pytest
 import torch
 from gloo import run_ranks
+from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
-from tiny_segmentor import NUM_CLASSES, SIZE, make_labels, make_sample, segmentor_config
+from tiny_segmentor import (
+    NUM_CLASSES,
+    SIZE,
+    make_labels,
+    make_sample,
+    query_segmentor_config,
+    segmentor_config,
+)
 
 from mmseg_reco.engine.hooks import MeanTeacherHook
 from mmseg_reco.models import ReCoLoss
@@ -158,13 +166,14 @@ def digest(tensors):
     return result.hexdigest()
 
 
-def train(model, batches):
+def train(model, batches, before_step=lambda index: None):
     """Steps as the runner makes them, with the teacher behind; DDP and the stock optimizer."""
     ddp, hook = wrap(model), MeanTeacherHook()
     optimizer = OptimWrapper(torch.optim.SGD(model.student.parameters(), lr=0.05, momentum=0.9))
     hook.before_train(SimpleNamespace(model=ddp, iter=0))
     logs = []
     for index, batch in enumerate(batches):
+        before_step(index)
         logs.append(ddp.train_step(batch, optimizer))
         hook.after_train_iter(SimpleNamespace(model=ddp, iter=index), index)
     return logs
@@ -232,6 +241,40 @@ def test_a_rank_with_nothing_to_learn_from_never_hangs_the_others(case, bad_rank
 def test_local_prototypes_do_not_hang_either():
     results = run_ranks(uneven_rank, DEGENERATE['nothing at all'], [1], False)
     assert results[0][2:] == results[1][2:]
+
+
+def region_rank(rank, head, burn_in):
+    """Rank 1 has no label and a teacher that is never sure."""
+    torch.manual_seed(0)
+    segmentor = query_segmentor_config(head) if head else segmentor_config('GN')
+    losses = {} if head else dict(losses=[
+        dict(type='RegionMaskContrastiveLoss'), dict(type='RegionFeatureContrastiveLoss'),
+        dict(type='SemanticMaskConsistencyLoss')])
+    model = MODELS.build(dict(type='RC2L', segmentor=segmentor, **losses, semi_train_cfg=dict(
+        weak_threshold=float(rank), burn_in=burn_in)))
+    model.init_weights()
+    torch.manual_seed(rank)
+    logs, hub = [], MessageHub.get_current_instance()
+    batches = [raw_batch([2 * index + rank]) for index in range(3)]
+    if rank == 1:
+        for batch in batches:
+            for sample in filter(None, batch['data_samples']['sup']):
+                sample.gt_sem_seg.data.fill_(255)
+    logs = train(model.train(), batches, lambda index: hub.update_info('iter', index))
+    finite = all(torch.isfinite(value).all() for log in logs for value in log.values())
+    return finite, ['loss_smc' in log for log in logs], [
+        digest({name: value.detach() for name, value in network.named_parameters()})
+        for network in (model.student, model.teacher)]
+
+
+@pytest.mark.parametrize('head', [None, 'MaskFormerHead'])
+@pytest.mark.parametrize('burn_in', [0, 1])
+def test_regions_on_one_rank_alone_hang_nobody(head, burn_in):
+    """Matched regions on rank 0, none on rank 1; in a burn-in nobody looks for any."""
+    first, second = run_ranks(region_rank, head, burn_in)
+    assert first[0] and second[0]
+    assert first[1] == second[1] == [not burn_in, True, True]
+    assert first[2] == second[2]
 
 
 def load_rank(rank, root, labeled, num_workers):

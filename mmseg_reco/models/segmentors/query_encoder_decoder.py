@@ -8,6 +8,7 @@ from torch import Tensor
 from ..heads import semantic_scores
 from ..regions import RegionPrediction
 from .dense import DenseOutput
+from .embedding_encoder_decoder import average_over_labels
 
 #: Stock heads that classify queries, and the heads that also hand out their regions.
 QUERY_HEADS = {
@@ -28,12 +29,15 @@ class QueryEncoderDecoder(EncoderDecoder):
         *args: Of :class:`mmseg.models.EncoderDecoder`.
         decode_head (dict): ``RegionMaskFormerHead`` or ``RegionMask2FormerHead``; a stock one
             becomes that.
+        avg_non_ignore (bool): See :class:`EmbeddingMixin`; for auxiliary heads.
         **kwargs: Of :class:`mmseg.models.EncoderDecoder`.
     """
 
-    def __init__(self, *args, decode_head: dict, **kwargs) -> None:
+    def __init__(self, *args, decode_head: dict, avg_non_ignore: bool = True, **kwargs) -> None:
         kind = QUERY_HEADS.get(decode_head['type'], decode_head['type'])
         super().__init__(*args, decode_head=dict(decode_head, type=kind), **kwargs)
+        if avg_non_ignore:
+            average_over_labels(self)
 
     @property
     def heads(self) -> list[nn.Module]:
