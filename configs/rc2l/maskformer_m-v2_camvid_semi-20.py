@@ -8,7 +8,7 @@ _base_ = [
     '../_base_/mean_teacher_runtime_cpu.py',
 ]
 # A fresh head has no regions to teach.
-model = dict(semi_train_cfg=dict(burn_in=200, ramp_up=200))
+model = dict(semi_train_cfg=dict(burn_in=400, ramp_up=200))
 train_dataloader = dict(
     dataset=dict(
         labeled='splits/20/0/labeled.txt', unlabeled='splits/20/0/unlabeled.txt'))

@@ -1,4 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
 # RMC alone.
 _base_ = './maskformer_m-v2_camvid_semi-20.py'
-model = dict(losses=[dict(type='RegionMaskContrastiveLoss')])
+model = dict(losses=_base_.model.losses[:1])

@@ -1,8 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
 # The consistency terms alone: RCC and SMC.
 _base_ = './maskformer_r101_voc_semi-92.py'
-model = dict(
-    losses=[
-        dict(type='RegionClassConsistencyLoss'),
-        dict(type='SemanticMaskConsistencyLoss'),
-    ])
+model = dict(losses=_base_.model.losses[2:])

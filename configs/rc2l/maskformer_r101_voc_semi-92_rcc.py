@@ -1,4 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
 # RCC alone.
 _base_ = './maskformer_r101_voc_semi-92.py'
-model = dict(losses=[dict(type='RegionClassConsistencyLoss')])
+model = dict(losses=_base_.model.losses[2:3])
