@@ -383,8 +383,8 @@ STEPS = {
 
 @pytest.mark.parametrize('network', [
     'deeplabv3plus_m-v2_camvid',
-    pytest.param('deeplabv3plus_r101_cityscapes', marks=pytest.mark.slow),
-    pytest.param('deeplabv2_r101_cityscapes', marks=pytest.mark.slow),
+    'deeplabv3plus_r101_cityscapes',
+    'deeplabv2_r101_cityscapes',
 ])
 @pytest.mark.parametrize('variant', STEPS)
 def test_one_training_step(network: str, variant: str) -> None:

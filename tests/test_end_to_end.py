@@ -55,7 +55,6 @@ def run(*command, cwd, check=True):
     return done
 
 
-@pytest.mark.slow
 def test_train_interrupt_resume_and_test(semi_config):
     here, work_dir = semi_config.parent, semi_config.parent / 'work_dirs' / 'semi'
     first = run(sys.executable, ROOT / 'tools/train.py', 'semi.py', cwd=here)
@@ -82,7 +81,6 @@ def test_train_interrupt_resume_and_test(semi_config):
     assert re.findall(r'mIoU: ([\d.]+)', tested.stdout)[-1] == trained
 
 
-@pytest.mark.slow
 def test_teacher_follows_the_student(semi_config):
     """After one step the teacher is the student; then it lags."""
     here = semi_config.parent
@@ -97,7 +95,6 @@ def test_teacher_follows_the_student(semi_config):
         assert all(torch.equal(*pair) for pair in pairs) == equal
 
 
-@pytest.mark.slow
 def test_two_processes_on_cpu(semi_config):
     here = semi_config.parent
     # The tiny head leaves the backbone's last layers unused.
@@ -109,7 +106,6 @@ def test_two_processes_on_cpu(semi_config):
     torch.load(here / 'work_dirs/semi/iter_2.pth', weights_only=True)
 
 
-@pytest.mark.slow
 def test_labelled_images_in_the_validation_list_are_refused_before_training(semi_config):
     here = semi_config.parent
     (here / 'val.txt').write_text('1\n5\n')

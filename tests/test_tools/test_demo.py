@@ -21,7 +21,6 @@ def demo():
     return module
 
 
-@pytest.mark.slow
 def test_the_whole_demo_prints_its_table_and_draws_its_pictures(
     demo, tmp_path, monkeypatch, capsys
 ):

@@ -28,7 +28,6 @@ def free_port():
         return str(sock.getsockname()[1])
 
 
-@pytest.mark.slow
 def test_two_processes_train_and_test_on_cpu(tiny_config):
     here = tiny_config.parent
     # the deeper stages of the backbone have no gradient here

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import mmseg
-import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +22,6 @@ def tool(script, *args, cwd):
     )
 
 
-@pytest.mark.slow
 def test_train_resume_and_test(tiny_config):
     """Interrupted after 4 of 8 iterations, resumed by the plain option, then evaluated."""
     here = tiny_config.parent
@@ -50,7 +48,6 @@ def test_train_resume_and_test(tiny_config):
     assert f'mIoU: {best["best_score"]:.4f}' in tested.stdout
 
 
-@pytest.mark.slow
 def test_stock_train_needs_custom_imports_only(tiny_config):
     text = tiny_config.read_text().replace("type='CheckpointHook'", "type='SafeCheckpointHook'")
     text += "custom_imports = dict(imports=['mmseg_reco'])\ntrain_cfg['max_iters'] = 1\n"
