@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
 """Every shipped config: that its name says what it does, and that it builds, loads and trains."""
 
+import copy
 import functools
 import re
 from pathlib import Path
@@ -59,7 +60,7 @@ def _load(name: str, folder: str = 'reco') -> Config:
 
 
 def load(name: str, folder: str = 'reco') -> Config:
-    return _load(name, folder).copy()
+    return copy.deepcopy(_load(name, folder))
 
 
 class Facts:
