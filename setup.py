@@ -49,7 +49,7 @@ runtime = requirements('requirements.txt')
 setup(
     name='mmseg_reco',
     version=re.search(r"'(.+)'", (ROOT / 'mmseg_reco/version.py').read_text()).group(1),
-    description='ReCo (regional contrast) for MMSegmentation: segmentation from few labels',
+    description='ReCo and RC2L (a reconstruction) for MMSegmentation: segmentation from few labels',
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmseg_reco', 'mmseg_reco.*']),

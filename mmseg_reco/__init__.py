@@ -1,5 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
-"""ReCo for MMSegmentation: importing this package registers all of it in mmseg's registries.
+"""ReCo and RC²L (a reconstruction) for MMSegmentation.
+
+Importing this package registers all of it in mmseg's registries.
 
 ``custom_imports = dict(imports=['mmseg_reco'])`` in a config is therefore all that stock mmseg
 needs. The maintained forks (onedl-mmengine, onedl-mmcv, onedl-mmsegmentation) keep the import names

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-"""The teacher's regions beside the student's regions that they are matched with."""
+"""Regions of RC²L (reconstruction): the teacher's beside those matched with them."""
 
 from collections.abc import Sequence
 

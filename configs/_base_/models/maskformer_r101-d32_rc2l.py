@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-# MaskFormer as student and teacher: RC2L with all four terms.
+# MaskFormer as student and teacher: RC2L, a reconstruction, with all four terms.
 _base_ = './maskformer_r101-d32.py'
 model = dict(
     _delete_=True,

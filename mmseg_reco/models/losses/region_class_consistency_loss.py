@@ -78,7 +78,7 @@ class RegionClassConsistencyLoss(RegionLoss):
             raise ValueError('RegionClassConsistencyLoss: no_object_weight must be >= 0, got '
                              f'{no_object_weight!r}')
         self.no_object_weight = no_object_weight
-        self.soft = soft
+        self.soft = self.needs_class_probs = soft
 
     def region_loss(self, student: RegionPrediction, teacher: RegionTarget) -> Tensor:
         """See :func:`region_class_consistency`."""

@@ -1,5 +1,8 @@
 # Licensed under the Apache License, Version 2.0.
-"""What the RC²L losses share: their interface, and the contrast of matched regions."""
+"""What the RC²L losses share: their interface, and the contrast of matched regions.
+
+The formulas are this project's reconstruction of the paper (arXiv 2204.13314).
+"""
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -26,6 +29,8 @@ class RegionLoss(nn.Module):
 
     #: Whether the student must classify queries.
     needs_queries = False
+    #: Whether the teacher's regions must have a class distribution, as queries have.
+    needs_class_probs = False
 
     def __init__(self, loss_weight: float, loss_name: str) -> None:
         super().__init__()

@@ -15,7 +15,9 @@ def matching_cost(class_logits: Tensor,
                   weights: tuple[float, float, float] = (1., 20., 1.),
                   gamma: float = 2.,
                   alpha: float = 0.25) -> Tensor:
-    """Cost of matching each teacher region with each query, as MaskFormer has it.
+    """Cost of matching each teacher region with each query, as MaskFormer has it for labels.
+
+    That RC²L matches regions with it is this project's reconstruction.
 
     Class probability, binary focal loss of the mask, and Dice loss of the mask (MaskFormer,
     arXiv 2107.06278; weights of its ADE20K config in mmseg), over valid pixels only.

@@ -1,6 +1,8 @@
 # Licensed under the Apache License, Version 2.0.
 """Linear passes over the pixels, on which all region losses stand: overlap and pooling.
 
+Mask average pooling is RC²L's (arXiv 2204.13314); the formulas are this project's reconstruction.
+
 Pixels that are not valid are replaced, not multiplied, by zero: whatever a mask holds there, even
 NaN, reaches neither result nor gradient. Features need to be finite everywhere.
 """

@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
+"""Regions as RC²L's losses take them: this project's reconstruction of the paper."""
 from typing import NamedTuple
 
 from torch import Tensor

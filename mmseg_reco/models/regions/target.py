@@ -21,6 +21,8 @@ def region_target(student: RegionPrediction, teacher: RegionPrediction, semantic
                   threshold: float, min_area: int, matcher: Callable) -> RegionTarget:
     """The teacher's regions, brought into the student's view and matched with the student's.
 
+    A reconstruction: RC²L publishes that regions are matched, not how they are found or mixed.
+
     Args:
         student (RegionPrediction): Of the strong views.
         teacher (RegionPrediction): Of the weak views.

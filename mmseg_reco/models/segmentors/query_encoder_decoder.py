@@ -66,6 +66,7 @@ class QueryEncoderDecoder(EncoderDecoder):
 
         Where overlapping queries make the scores of a pixel add up to more than 1, they are divided
         by their sum; where no query claims a pixel they stay small, and so does the confidence.
+        As a part of RC²L this is this project's reconstruction.
         """
         outputs = dense.outputs
         scores = semantic_scores(outputs.class_logits[-1], outputs.mask_logits[-1])

@@ -152,9 +152,10 @@ class SemiBaseSegmentor(BaseSegmentor):
             if loss.needs_queries and not has_queries:
                 raise ValueError(f'{type(loss).__name__} compares classes of queries, and {head} '
                                  'has none: remove it from model.losses')
-            if getattr(loss, 'soft', False) and self.region_source != 'query':
-                raise ValueError(f'{type(loss).__name__}: soft=True needs the class distribution '
-                                 "of queries: set semi_train_cfg.region_source='query'")
+            if loss.needs_class_probs and self.region_source != 'query':
+                raise ValueError(f'{type(loss).__name__}, as configured, needs the class '
+                                 "distribution of the teacher's queries: set "
+                                 "semi_train_cfg.region_source='query'")
         for name in ('burn_in', 'ramp_up', 'min_region_area'):
             if not self.semi_train_cfg[name] >= 0:
                 raise ValueError(f'semi_train_cfg.{name} must be >= 0, got '
