@@ -143,9 +143,11 @@ def _train(config: str, work_dir: str, options: dict, resume: bool, place: str |
     try:
         with safe_checkpoint_loading():
             launch.build_runner(cfg).train()
+        launch.finish()
+    except SystemExit as stop:
+        launch.finish(stop.code)
+        raise
     finally:
-        if sys.exc_info()[0] in (None, SystemExit):
-            launch.finish()
         log.flush()
 
 

@@ -38,8 +38,8 @@ def main() -> None:
     try:
         with safe_checkpoint_loading(args.trust_checkpoint):
             build_runner(cfg).train()
-    except SystemExit:  # of PreemptionHook, on all ranks alike
-        finish()
+    except SystemExit as stop:  # of PreemptionHook, on all ranks alike
+        finish(stop.code)
         raise
     finish()
 

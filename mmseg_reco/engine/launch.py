@@ -2,7 +2,9 @@
 """What ``tools/train.py`` and ``tools/test.py`` share: from a command line to a running Runner."""
 
 import argparse
+import atexit
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -261,11 +263,22 @@ def check_gpu_count() -> None:
         )
 
 
-def finish() -> None:
-    """End the process group in order, after a run without errors.
+def finish(status: int = 0) -> None:
+    """End the process group in order after a run without errors, and with it a launched process.
 
-    A process that just exits races with gloo's own threads, which then abort it now and then.
+    Gloo's threads outlive ``destroy_process_group`` where DDP still refers to the group, and drop
+    their last tensors now and then while Python is being torn down, which aborts the process
+    (pytorch/pytorch#179291). So a launched process runs what is registered for its exit and then
+    leaves without that. Without a process group nothing happens.
+
+    Args:
+        status (int): Exit status of the process.
     """
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        return
+    dist.barrier()
+    dist.destroy_process_group()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
