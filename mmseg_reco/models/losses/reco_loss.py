@@ -60,8 +60,9 @@ class ReCoLoss(nn.Module):
 
     After each forward pass, detached and on the device: ``diagnostics`` (``hard_query_share``, the
     share of hard pixels among valid ones; ``classes_present``; ``negatives_per_class``, the
-    expected number of draws, shape (C,)), ``relation`` (the class relation graph G, shape (C, C))
-    and ``present`` (classes in the graph, shape (C,), bool).
+    expected number of draws, shape (C,)), ``prototypes`` (mean representations, of unit length,
+    shape (C, D)), ``relation`` (the class relation graph G, their cosines, shape (C, C)) and
+    ``present`` (classes in the graph, shape (C,), bool).
 
     With several processes the prototypes, and so the graph, are those of the batch of all ranks
     (``sync_prototypes``), as one process with that batch has them; queries and negatives stay
@@ -108,6 +109,7 @@ class ReCoLoss(nn.Module):
         self.ignore_index = ignore_index
         self.loss_name = loss_name
         self.diagnostics = dict()
+        self.prototypes: Tensor | None = None
         self.relation: Tensor | None = None
         self.present: Tensor | None = None
         self.check()
@@ -165,7 +167,7 @@ class ReCoLoss(nn.Module):
 
                 queries, active = self.query_sampler.sample(index, self.num_queries, generator)
                 class_probs = self.key_sampler.class_probs(relation, present, self.temperature)
-                self.relation, self.present = relation, known
+                self.prototypes, self.relation, self.present = prototypes, relation, known
                 self.record(index, active, class_probs)
                 active = active & (present.sum() >= 2)
 
