@@ -58,6 +58,17 @@ def _typed(node: Any, place: str = '') -> Iterator[tuple[str, Mapping]]:
             yield from _typed(value, f'{place}[{index}]')
 
 
+def _own(modules: Mapping[str, type]) -> dict[str, type]:
+    return {name: cls for name, cls in modules.items() if cls.__module__.startswith('mmseg_reco.')}
+
+
+def own_types(config: Mapping) -> list[str]:
+    """Names of this package's classes that a config builds, sorted."""
+    ours = _own(_registered())
+    kinds = [node['type'] for _, node in _typed(config)]
+    return sorted(name for name, cls in ours.items() if name in kinds or cls in kinds)
+
+
 def check_config(cfg: Config) -> None:
     """Refuse misspelt settings of the runner, and types and arguments of this package's modules.
 
@@ -75,7 +86,7 @@ def check_config(cfg: Config) -> None:
                              '? (If it is a variable of your own, give it another name.)')
 
     modules = _registered()
-    ours = {name: cls for name, cls in modules.items() if cls.__module__.startswith('mmseg_reco.')}
+    ours = _own(modules)
     for place, node in _typed(dict(cfg.items())):
         kind = node['type']
         name = kind.removeprefix('mmseg.') if isinstance(kind, str) else None
