@@ -24,7 +24,7 @@ def confident_share(confidence: Tensor, valid: Tensor, threshold: float) -> Tens
 
 @MODELS.register_module()
 class PseudoLabelLoss(nn.Module):
-    """Cross-entropy to pseudo-labels, each image weighted by its confident share (ReCo).
+    """Cross-entropy to pseudo-labels, weighted by the teacher's confidence.
 
     With several processes the average runs over the pixels of all ranks, which must all call the
     loss in every step. After each forward pass ``diagnostics['confident_share']`` holds the mean
@@ -39,6 +39,9 @@ class PseudoLabelLoss(nn.Module):
         loss_weight (float): Factor of the loss, >= 0.
         ignore_index (int): Label of pixels that take no part.
         loss_name (str): Name in the log; must contain "loss" to be optimised.
+        weight_by (str): 'image': the weight of a pixel is the confident share of its image (ReCo,
+            default). 'pixel': 1 for a confident pixel, 0 for another, which stays in the average
+            (FixMatch, UniMatch).
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -49,19 +52,24 @@ class PseudoLabelLoss(nn.Module):
                  average: str = 'valid',
                  loss_weight: float = 1.0,
                  ignore_index: int = 255,
-                 loss_name: str = 'loss_unsup') -> None:
+                 loss_name: str = 'loss_unsup',
+                 weight_by: str = 'image') -> None:
         super().__init__()
         if not 0 <= strong_threshold <= 1:
             raise ValueError('PseudoLabelLoss: strong_threshold is a probability in [0, 1], got '
                              f'{strong_threshold!r}')
         if average not in ('valid', 'positive'):
             raise ValueError(f"PseudoLabelLoss: average is 'valid' or 'positive', got {average!r}")
+        if weight_by not in ('image', 'pixel'):
+            raise ValueError("PseudoLabelLoss: weight_by is 'image' or 'pixel', got "
+                             f'{weight_by!r}')
         if not loss_weight >= 0:
             raise ValueError(f'PseudoLabelLoss: loss_weight must be >= 0, got {loss_weight!r}')
         if 'loss' not in loss_name:
             raise ValueError(f'PseudoLabelLoss: loss_name must contain "loss", got {loss_name!r}')
         self.strong_threshold = strong_threshold
         self.average = average
+        self.weight_by = weight_by
         self.loss_weight = loss_weight
         self.ignore_index = ignore_index
         self.loss_name = loss_name
@@ -83,6 +91,9 @@ class PseudoLabelLoss(nn.Module):
         self.diagnostics = dict(confident_share=share.mean())
         loss = F.cross_entropy(
             logits.float(), labels, ignore_index=self.ignore_index, reduction='none')
-        weighted = share[:, None, None] * loss
+        if self.weight_by == 'image':
+            weighted = share[:, None, None] * loss
+        else:
+            weighted = (confidence >= self.strong_threshold) * loss
         counted = valid if self.average == 'valid' else weighted > 0
         return self.loss_weight * (weighted * counted).sum() / mean_count(counted.sum())

@@ -7,7 +7,7 @@ import torch
 from mmseg_reco.models import PseudoLabelLoss
 
 
-def loop_loss(logits, labels, confidence, threshold, average):
+def loop_loss(logits, labels, confidence, threshold, average, weight_by='image'):
     """Plain loop over pixels."""
     terms = []
     for image_logits, image_labels, image_confidence in zip(
@@ -20,7 +20,8 @@ def loop_loss(logits, labels, confidence, threshold, average):
         for y, x in valid:
             scores = [float(score) for score in image_logits[:, y, x]]
             normaliser = math.log(sum(math.exp(score) for score in scores))
-            terms.append(share * (normaliser - scores[int(image_labels[y, x])]))
+            weight = share if weight_by == 'image' else float(image_confidence[y, x]) >= threshold
+            terms.append(weight * (normaliser - scores[int(image_labels[y, x])]))
     if average == 'positive':
         terms = [term for term in terms if term > 0]
     return sum(terms) / max(len(terms), 1)
@@ -40,11 +41,12 @@ def make_batch():
 
 
 @pytest.mark.parametrize('average', ['valid', 'positive'])
-def test_equals_the_loop(average):
+@pytest.mark.parametrize('weight_by', ['image', 'pixel'])
+def test_equals_the_loop(average, weight_by):
     logits, labels, confidence = make_batch()
     logits[0, :, 0, 0] /= 10  # the loop's exp overflows at 800
-    loss = PseudoLabelLoss(strong_threshold=0.6, average=average)(logits, labels, confidence)
-    expected = loop_loss(logits, labels, confidence, 0.6, average)
+    loss = PseudoLabelLoss(0.6, average, weight_by=weight_by)(logits, labels, confidence)
+    expected = loop_loss(logits, labels, confidence, 0.6, average, weight_by)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -74,6 +76,7 @@ def test_without_pseudo_labels_the_loss_is_zero_and_attached(dtype):
 @pytest.mark.parametrize('argument, message', [
     (dict(strong_threshold=1.5), 'strong_threshold.*1.5'),
     (dict(average='mean'), "'valid' or 'positive', got 'mean'"),
+    (dict(weight_by='batch'), "'image' or 'pixel', got 'batch'"),
     (dict(loss_weight=-1), 'loss_weight'),
     (dict(loss_name='unsup'), 'must contain "loss"'),
 ])
