@@ -1,3 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
 from .hooks import *  # noqa: F401,F403
+from .optim_wrapper import CPUAmpOptimWrapper  # noqa: F401
 from .runner import *  # noqa: F401,F403

@@ -114,21 +114,20 @@ def make_resumable(cfg: Config) -> None:
 
 
 def enable_amp(cfg: Config) -> None:
-    """Train in mixed precision.
+    """Train in mixed precision: of fp16 with loss scaling on GPU, of bfloat16 on CPU.
 
     Raises:
-        ValueError: The config's optimizer wrapper has no mixed-precision form, or there is no GPU.
+        ValueError: The config's optimizer wrapper has no mixed-precision form.
     """
-    if get_device() == 'cpu':
-        raise ValueError(
-            '--amp needs a GPU: mmengine has no mixed precision on CPU. Leave --amp out.'
-        )
     wrapper = cfg.optim_wrapper.setdefault('type', 'OptimWrapper')
-    if wrapper == 'AmpOptimWrapper':
+    if wrapper in ('AmpOptimWrapper', 'CPUAmpOptimWrapper'):
         return
     if wrapper != 'OptimWrapper':
         raise ValueError(f'--amp works with optim_wrapper type OptimWrapper, but it is {wrapper}.')
-    cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    if get_device() == 'cpu':
+        cfg.optim_wrapper.update(type='CPUAmpOptimWrapper')
+    else:
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
 
 
 def resume_latest(cfg: Config, explicit: bool) -> None:

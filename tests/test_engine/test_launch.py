@@ -166,17 +166,15 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         launch.check_gpu_count()
 
 
-def test_amp(monkeypatch):
+@pytest.mark.parametrize('device, wrapper', [
+    ('cuda', dict(type='AmpOptimWrapper', loss_scale='dynamic')),
+    ('cpu', dict(type='CPUAmpOptimWrapper'))])
+def test_amp(monkeypatch, device, wrapper):
     cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD'))))
-    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
-    with pytest.raises(ValueError, match='--amp needs a GPU'):
-        launch.enable_amp(cfg)
-    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(launch, 'get_device', lambda: device)
     for _ in range(2):  # asking twice changes nothing
         launch.enable_amp(cfg)
-        assert cfg.optim_wrapper == dict(
-            type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='SGD')
-        )
+        assert cfg.optim_wrapper == dict(wrapper, optimizer=dict(type='SGD'))
     cfg.optim_wrapper.type = 'OptimWrapperDict'
     with pytest.raises(ValueError, match='OptimWrapperDict'):
         launch.enable_amp(cfg)

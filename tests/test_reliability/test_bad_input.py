@@ -478,9 +478,10 @@ def work_dir_is_a_file(bench, monkeypatch, config):
 
 
 @case
-def amp_without_gpu(bench, monkeypatch, config):
-    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
-    launch.enable_amp(launch.load_config(arguments_of(config)))
+def amp_of_several_optimizers(bench, monkeypatch, config):
+    cfg = launch.load_config(arguments_of(config))
+    cfg.optim_wrapper.type = 'OptimWrapperDict'
+    launch.enable_amp(cfg)
 
 
 @case
