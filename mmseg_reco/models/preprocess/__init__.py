@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
-from .color import BatchColorJitter, BatchGaussianBlur
+from .color import BatchColorJitter, BatchGaussianBlur, BatchGrayscale
 from .geometry import BatchFlip, BatchRescaleCrop
-from .mixing import ClassMix, CutMix, CutOut
+from .mixing import ClassMix, CutMix, CutOut, RandomCutMix
 from .multi_branch import MultiBranchDataPreprocessor
 from .pseudo_batch import PseudoBatch
 
@@ -9,10 +9,12 @@ __all__ = [
     'BatchColorJitter',
     'BatchFlip',
     'BatchGaussianBlur',
+    'BatchGrayscale',
     'BatchRescaleCrop',
     'ClassMix',
     'CutMix',
     'CutOut',
     'MultiBranchDataPreprocessor',
     'PseudoBatch',
+    'RandomCutMix',
 ]

@@ -151,6 +151,28 @@ class BatchColorJitter:
 
 
 @TASK_UTILS.register_module()
+class BatchGrayscale:
+    """Take the colour out of each image with probability ``prob`` (docs/methods/unimatch.md).
+
+    Expects RGB images in [0, 1].
+
+    Raises:
+        ValueError: ``prob`` is not in [0, 1].
+    """
+
+    def __init__(self, prob: float = 0.2) -> None:
+        check_prob(prob)
+        self.prob = prob
+
+    def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
+        images = torch.empty_like(batch.images)
+        for i, (draw,) in enumerate(uniforms(len(images), 1, generator)):
+            image = batch.images[i]
+            images[i] = _grey(_to_working_dtype(image)) if draw < self.prob else image
+        return batch._replace(images=images)
+
+
+@TASK_UTILS.register_module()
 class BatchGaussianBlur:
     """Random Gaussian blur, each image with its own sigma (step 4 of docs/methods/reco.md).
 

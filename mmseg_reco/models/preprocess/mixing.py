@@ -1,11 +1,13 @@
 # Licensed under the Apache License, Version 2.0.
 """Mixing inside the unlabelled batch: image i with image i + 1, the last with the first."""
 
+import math
+
 import torch
 from mmseg.registry import TASK_UTILS
 from torch import Generator, Tensor
 
-from .draws import between, uniforms
+from .draws import between, check_prob, check_range, uniforms
 from .pseudo_batch import IGNORE_INDEX, PseudoBatch, pairs
 
 Box = tuple[slice, slice]
@@ -30,6 +32,34 @@ def random_boxes(num: int, size: tuple[int, int], generator: Generator | None = 
         height = min(max(round(size[0] * size[1] / 2 / width), 1), size[0])
         top = int(draws[1] * (size[0] - height + 1))
         left = int(draws[2] * (size[1] - width + 1))
+        boxes.append((slice(top, top + height), slice(left, left + width)))
+    return boxes
+
+
+def boxes_of_area(
+    num: int, size: tuple[int, int], area: tuple[float, float], generator: Generator | None = None
+) -> list[Box]:
+    """Boxes whose share of the image is uniform in ``area``, anywhere inside it.
+
+    The ratio of height to width, each as a share of the image's, is uniform in [0.3, 1 / 0.3], as
+    far as the box then fits.
+
+    Args:
+        num: How many.
+        size: (H, W) of the image.
+        area: Interval in (0, 1].
+
+    Returns:
+        Rows and columns of each box.
+    """
+    boxes = []
+    for draws in uniforms(num, 4, generator):
+        share = between(draws[0], area)
+        ratio = between(draws[1], (max(0.3, share), min(1 / 0.3, 1 / share)))
+        height = max(round(size[0] * math.sqrt(share * ratio)), 1)
+        width = max(round(size[1] * math.sqrt(share / ratio)), 1)
+        top = int(draws[2] * (size[0] - height + 1))
+        left = int(draws[3] * (size[1] - width + 1))
         boxes.append((slice(top, top + height), slice(left, left + width)))
     return boxes
 
@@ -112,6 +142,35 @@ class CutMix:
     def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
         boxes = random_boxes(len(batch.labels), tuple(batch.labels.shape[1:]), generator)
         return cut_mix(batch, boxes)
+
+
+@TASK_UTILS.register_module()
+class RandomCutMix:
+    """Fill a box of random size from the next image, in some images (docs/methods/unimatch.md).
+
+    Args:
+        prob: Probability that an image is mixed.
+        area: Interval of the box's share of the image, in (0, 1].
+
+    Raises:
+        ValueError: ``prob`` is not in [0, 1], or the interval is not ordered or leaves (0, 1].
+    """
+
+    def __init__(self, prob: float = 0.5, area: tuple[float, float] = (0.02, 0.4)) -> None:
+        check_prob(prob)
+        check_range('area', area, 0, 1)
+        if area[0] == 0:
+            raise ValueError(f'area must be positive, got {area}')
+        self.prob = prob
+        self.area = tuple(area)
+
+    def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
+        num, size = len(batch.labels), tuple(batch.labels.shape[1:])
+        boxes = boxes_of_area(num, size, self.area, generator)
+        nothing = slice(0), slice(0)
+        chosen = uniforms(num, 1, generator)
+        return cut_mix(batch, [box if draw < self.prob else nothing
+                               for box, (draw,) in zip(boxes, chosen, strict=True)])
 
 
 @TASK_UTILS.register_module()

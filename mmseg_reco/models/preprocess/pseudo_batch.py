@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,6 +30,12 @@ class PseudoBatch(NamedTuple):
     def map(self, function: Callable[[Tensor], Tensor]) -> 'PseudoBatch':
         """Apply a function to every tensor that is there."""
         return PseudoBatch(*(None if x is None else function(x) for x in self))
+
+    @staticmethod
+    def cat(batches: Sequence['PseudoBatch']) -> 'PseudoBatch':
+        """Put batches together, image after image."""
+        return PseudoBatch(*(None if fields[0] is None else torch.cat(fields)
+                             for fields in zip(*batches, strict=True)))
 
     def track_origin(self) -> 'PseudoBatch':
         """The batch with an ``origin`` that says: every pixel is where it was."""

@@ -10,7 +10,12 @@ from mmseg.registry import TASK_UTILS
 from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 
-from mmseg_reco.models.preprocess import BatchColorJitter, BatchGaussianBlur, PseudoBatch
+from mmseg_reco.models.preprocess import (
+    BatchColorJitter,
+    BatchGaussianBlur,
+    BatchGrayscale,
+    PseudoBatch,
+)
 from mmseg_reco.models.preprocess.color import (
     adjust_brightness,
     adjust_contrast,
@@ -102,7 +107,19 @@ def test_jitter_factors_are_uniform_and_orders_vary():
     assert abs(close[0].float().mean().item() - 0.5) < 0.1
 
 
-@pytest.mark.parametrize('augment', [BatchColorJitter(prob=1), BatchGaussianBlur(prob=1)])
+def test_grayscale_takes_the_colour_out_of_some_images():
+    batch = make_batch(300)
+    out = BatchGrayscale(prob=0.3)(batch, torch.Generator().manual_seed(0)).images
+    grey = (out[:, 1:] == out[:, :1]).flatten(1).all(1)
+    assert abs(grey.float().mean() - 0.3) < 0.08
+    assert torch.equal(out[~grey], batch.images[~grey])
+    for image, result in zip(batch.images[grey], out[grey], strict=True):
+        assert torch.equal(result, adjust_saturation(image, 0))
+
+
+@pytest.mark.parametrize(
+    'augment', [BatchColorJitter(prob=1), BatchGaussianBlur(prob=1), BatchGrayscale(prob=1)]
+)
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64])
 def test_dtype_is_kept(augment, dtype):
     batch = make_batch(3, dtype=dtype)
@@ -114,7 +131,7 @@ def test_dtype_is_kept(augment, dtype):
     assert (out.float() - expected).abs().max() <= (1e-6 if dtype == torch.float64 else 2**-8)
 
 
-@pytest.mark.parametrize('augment', [BatchColorJitter(), BatchGaussianBlur()])
+@pytest.mark.parametrize('augment', [BatchColorJitter(), BatchGaussianBlur(), BatchGrayscale(0.5)])
 def test_a_seed_decides_and_the_input_stays(augment):
     batch = make_batch(6)
     kept = batch.images.clone()
@@ -133,6 +150,7 @@ def test_a_seed_decides_and_the_input_stays(augment):
         (dict(type='BatchColorJitter', hue=(-0.6, 0.1)), 'hue'),
         (dict(type='BatchColorJitter', contrast=(1.2, 0.8)), 'contrast'),
         (dict(type='BatchGaussianBlur', sigma=(0, 1)), 'sigma'),
+        (dict(type='BatchGrayscale', prob=2), 'prob'),
     ],
 )
 def test_arguments_are_refused_by_name(cfg, name):
@@ -143,8 +161,9 @@ def test_arguments_are_refused_by_name(cfg, name):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_whole_chain_on_cuda_without_synchronisation():
-    types = ('BatchRescaleCrop', 'CutOut', 'CutMix', 'ClassMix', 'BatchColorJitter')
-    chain = [TASK_UTILS.build(dict(type=t)) for t in (*types, 'BatchGaussianBlur', 'BatchFlip')]
+    types = ('BatchRescaleCrop', 'CutOut', 'CutMix', 'RandomCutMix', 'ClassMix', 'BatchColorJitter')
+    others = 'BatchGrayscale', 'BatchGaussianBlur', 'BatchFlip'
+    chain = [TASK_UTILS.build(dict(type=t)) for t in (*types, *others)]
     host = make_batch(4, (33, 45))
     device = host.map(torch.Tensor.cuda)
     torch.cuda.synchronize()

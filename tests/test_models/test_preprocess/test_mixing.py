@@ -7,8 +7,9 @@ import pytest
 import torch
 from mmseg.registry import TASK_UTILS
 
-from mmseg_reco.models.preprocess import ClassMix, CutMix, CutOut, PseudoBatch
+from mmseg_reco.models.preprocess import ClassMix, CutMix, CutOut, PseudoBatch, RandomCutMix
 from mmseg_reco.models.preprocess.mixing import (
+    boxes_of_area,
     class_mix,
     cut_mix,
     cut_out,
@@ -106,6 +107,40 @@ def test_boxes_have_half_the_area_and_lie_inside(size):
         assert abs(tops.mean() - 0.5) < 0.06 and tops.min() < 0.02 and tops.max() > 0.98
 
 
+@pytest.mark.parametrize('size', [(321, 321), (360, 480), (7, 5), (1, 1)])
+@pytest.mark.parametrize('area', [(0.02, 0.4), (1, 1)])
+def test_boxes_have_the_area_and_shape_they_should(size, area):
+    boxes = boxes_of_area(500, size, area, torch.Generator().manual_seed(0))
+    sides = torch.tensor([[rows.stop - rows.start, columns.stop - columns.start]
+                          for rows, columns in boxes])
+    assert all(0 <= box[axis].start < box[axis].stop <= size[axis]
+               for box in boxes for axis in (0, 1))
+    if area == (1, 1):
+        assert (sides == torch.tensor(size)).all()
+    elif size[0] > 100:
+        shares = sides / torch.tensor(size)
+        areas, ratios = shares.prod(1), shares[:, 0] / shares[:, 1]
+        assert abs(areas.mean() - 0.21) < 0.02 and abs(areas.std() - 0.38 / 12**0.5) < 0.01
+        assert ratios.min() > 0.28 and ratios.max() < 3.5 and ratios.max() > 3
+        tops = torch.tensor([rows.start / (size[0] - (rows.stop - rows.start))
+                             for rows, _ in boxes if rows.stop - rows.start < size[0]])
+        assert abs(tops.mean() - 0.5) < 0.06
+
+
+@pytest.mark.parametrize('prob', [0., 0.5, 1.])
+def test_random_cut_mix_mixes_some_images_with_the_next(prob):
+    batch = make_batch(200)
+    out = RandomCutMix(prob, area=(0.3, 0.4))(batch, torch.Generator().manual_seed(0))
+    size = batch.labels[0].numel()
+    origin = out.origin.flatten(1)
+    own = torch.arange(200 * size).view(200, size)
+    mixed = origin != own
+    assert torch.equal(origin[mixed], ((own + size) % (200 * size))[mixed])
+    assert abs(mixed.any(1).float().mean() - prob) < 0.1
+    for old, new in ((batch.labels, out.labels), (batch.confidence, out.confidence)):
+        assert torch.equal(old.flatten()[origin.flatten()], new.flatten())
+
+
 @pytest.mark.parametrize('present', [[2], [0, 254], [1, 3, 7], [0, 4, 5, 9], list(range(21))])
 def test_half_of_the_present_classes_is_chosen(present):
     labels = torch.tensor(present * 3 + [255] * 5).view(1, 1, -1)
@@ -158,3 +193,14 @@ def test_cut_out_ignores_half():
     assert torch.allclose(removed.float().mean(dim=(1, 2)), torch.tensor(0.5), atol=0.02)
     assert torch.equal(removed, out.confidence == 0)
     assert torch.equal(removed, (out.images == 0).all(dim=1))
+
+
+@pytest.mark.parametrize('argument, name', [
+    (dict(prob=1.5), 'prob'),
+    (dict(area=(0, 0.4)), 'area'),
+    (dict(area=(0.4, 0.2)), 'area'),
+    (dict(area=(0.2, 1.1)), 'area'),
+])
+def test_arguments_of_random_cut_mix_are_refused_by_name(argument, name):
+    with pytest.raises(ValueError, match=name):
+        TASK_UTILS.build(dict(type='RandomCutMix', **argument))

@@ -13,6 +13,7 @@ from mmseg_reco.models.preprocess import (
     CutMix,
     CutOut,
     PseudoBatch,
+    RandomCutMix,
 )
 
 
@@ -30,7 +31,17 @@ def test_origin_counts_the_pixels_of_a_batch():
     assert origin[2, 5, 7] == (2 * 24 + 5) * 31 + 7
 
 
-@pytest.mark.parametrize('mix', [ClassMix, CutMix, CutOut])
+def test_batches_are_put_together():
+    first, second = make_batch(2), make_batch(3, seed=1)
+    both = PseudoBatch.cat([first, second])
+    assert both.origin is None
+    for field, *parts in zip(both[:3], first, second, strict=False):
+        assert torch.equal(field, torch.cat(parts))
+    views = [batch.track_origin() for batch in (second, second)]
+    assert PseudoBatch.cat(views).origin.max() == second.labels.numel() - 1
+
+
+@pytest.mark.parametrize('mix', [ClassMix, CutMix, CutOut, RandomCutMix])
 @pytest.mark.parametrize('seed', range(4))
 def test_labels_and_confidence_are_found_at_the_origin(mix, seed):
     weak = make_batch(seed=seed)
@@ -49,7 +60,8 @@ def test_labels_and_confidence_are_found_at_the_origin(mix, seed):
     assert (strong.confidence[~somewhere] == 0).all()
 
 
-@pytest.mark.parametrize('augment', [BatchRescaleCrop, ClassMix, CutMix, CutOut, BatchFlip])
+@pytest.mark.parametrize(
+    'augment', [BatchRescaleCrop, ClassMix, CutMix, CutOut, RandomCutMix, BatchFlip])
 def test_origin_changes_nothing_else(augment):
     with_origin, without = (
         augment()(batch, torch.Generator().manual_seed(1))
