@@ -33,6 +33,7 @@ def setup_env():
         dict(mmengine='0.10.7', mmcv='2.1.0', mmseg='1.2.2'),
         dict(mmengine='0.10.0', mmcv='2.0.0', mmseg='1.2.0'),
         dict(mmengine='0.11.0rc1', mmcv='2.1.0+cu121', mmseg='1.2.9'),
+        dict(mmengine='0.10.12', mmcv='2.3.6', mmseg='1.4.2'),
     ],
 )
 def test_supported_versions_pass(versions):
@@ -43,6 +44,7 @@ def test_supported_versions_pass(versions):
     ('module', 'version', 'remedy'),
     [
         ('mmcv', '2.2.0', "pip install 'mmcv>=2.0.0,<2.2.0'"),
+        ('mmcv', '2.4.0', 'mmcv>=2.0.0,<2.2.0 or onedl-mmcv>=2.3,<2.4.'),
         ('mmcv', '1.7.1', "pip install 'mmcv>=2.0.0,<2.2.0'"),
         ('mmcv', '2.0.0rc4', "pip install 'mmcv>=2.0.0,<2.2.0'"),
         ('mmengine', '0.9.1', "pip install 'mmengine>=0.10,<1.0'"),
@@ -56,6 +58,39 @@ def test_other_versions_are_refused_with_the_remedy(module, version, remedy):
         mmseg_reco.check_versions({module: version})
     assert f'{module} {version} is installed' in str(caught.value)
     assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('versions', 'remedy'),
+    [
+        (dict(mmcv='2.1.0', mmseg='1.4.2'), "pip install 'mmsegmentation>=1.2,<1.3'"),
+        (dict(mmcv='2.3.6', mmseg='1.2.2'), "pip install 'onedl-mmsegmentation>=1.4,<1.5'"),
+        (dict(mmengine='0.10.7', mmcv='2.3.6'), "pip install 'mmcv>=2.0.0,<2.2.0'"),
+    ],
+)
+def test_the_two_families_do_not_mix(versions, remedy):
+    with pytest.raises(ImportError) as caught:
+        mmseg_reco.check_versions(versions)
+    assert remedy in str(caught.value)
+
+
+def test_what_mmseg_itself_refuses_is_explained(monkeypatch):
+    def import_module(name):
+        if name == 'mmseg':
+            raise AssertionError('MMCV==2.3.6 is used but incompatible.')
+        return __import__(name)
+
+    monkeypatch.setattr(mmseg_reco, 'import_module', import_module)
+    with pytest.raises(ImportError, match='MMCV==2.3.6.*all from the onedl forks'):
+        mmseg_reco._check_installed()
+
+
+def test_the_package_and_the_installer_want_the_same(setup_env):
+    lines = setup_env.read_requirements('requirements.txt')
+    for family, wanted in (('open-mmlab', lines), ('onedl', setup_env.with_forks(lines))):
+        required = mmseg_reco._FAMILIES[family].values()
+        assert {package + supported for package, supported in required} <= set(wanted)
+        assert mmseg_reco._FAMILIES[family]['mmcv'][0] == setup_env.MMCV[family].split('==')[0]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +141,7 @@ def test_wheel_holds_the_mim_extension(tmp_path):
 
 def test_problems_are_found_one_by_one(setup_env):
     problems = setup_env.find_problems(
-        sys.executable, ['numpy', 'numpy<1', 'no-such-package', 'mmcv>=2.0.0,<2.2.0', 'mmcv>=99']
+        sys.executable, ['numpy', 'numpy<1', 'no-such-package', 'mmcv>=2.0.0,<2.4', 'mmcv>=99']
     )
     assert set(problems) == {'numpy<1', 'no-such-package', 'mmcv>=99'}
     assert problems['numpy<1'].startswith('version ')
@@ -115,23 +150,69 @@ def test_problems_are_found_one_by_one(setup_env):
 
 def test_a_complete_python_is_used_as_it_is(setup_env, monkeypatch):
     monkeypatch.setattr(setup_env, 'find_problems', lambda python, wanted: {})
-    assert setup_env.find_environment(['torch']) == sys.executable
+    assert setup_env.find_environment(['torch'], ROOT / 'no-venv') == sys.executable
 
 
 def test_an_existing_venv_comes_before_a_new_one(setup_env, monkeypatch, tmp_path):
     monkeypatch.setattr(setup_env, 'find_problems', lambda python, wanted: {'mmcv': 'missing'})
-    monkeypatch.setattr(setup_env, 'VENV', tmp_path)
     monkeypatch.setattr(setup_env.sys, 'prefix', sys.base_prefix)
     monkeypatch.delenv('CONDA_PREFIX', raising=False)
     created = []
-    monkeypatch.setattr(setup_env, 'create_venv', lambda: created.append(True))
+    monkeypatch.setattr(setup_env, 'create_venv', created.append)
     python = tmp_path / 'bin' / 'python'
-    assert setup_env.find_environment(['mmcv']) == str(python) and created
+    assert setup_env.find_environment(['mmcv'], tmp_path) == str(python) and created == [tmp_path]
 
     created.clear()
     python.parent.mkdir()
     python.touch()
-    assert setup_env.find_environment(['mmcv']) == str(python) and not created
+    assert setup_env.find_environment(['mmcv'], tmp_path) == str(python) and not created
+
+
+def test_a_family_asked_for_by_name_leaves_the_active_environment_alone(
+    setup_env, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(setup_env, 'find_problems', lambda python, wanted: {'mmcv': 'missing'})
+    monkeypatch.setattr(setup_env, 'create_venv', lambda venv: None)
+    monkeypatch.setattr(setup_env, 'is_active', lambda: True)
+    assert setup_env.find_environment(['mmcv'], tmp_path) == sys.executable
+    found = setup_env.find_environment(['mmcv'], tmp_path, active_too=False)
+    assert found == str(tmp_path / 'bin' / 'python')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'installed', 'family'),
+    [
+        ([], 'mmcv', 'open-mmlab'),
+        ([], 'onedl-mmcv', 'onedl'),
+        (['--family', 'onedl'], 'mmcv', 'onedl'),
+        (['--family', 'open-mmlab'], 'onedl-mmcv', 'open-mmlab'),
+    ],
+)
+def test_the_family_decides_what_is_installed_and_where(
+    setup_env, monkeypatch, arguments, installed, family
+):
+    def version(name):
+        if name != installed:
+            raise setup_env.importlib.metadata.PackageNotFoundError(name)
+
+    def find_environment(wanted, venv, active_too):
+        found.update(wanted=wanted, venv=venv, active_too=active_too)
+        return sys.executable
+
+    found = {}
+    monkeypatch.setattr(setup_env.importlib.metadata, 'version', version)
+    monkeypatch.setattr(setup_env, 'find_environment', find_environment)
+    monkeypatch.setattr(setup_env, 'find_problems', lambda python, wanted: {})
+    monkeypatch.setattr(sys, 'argv', ['setup_env.py', '--dev', *arguments])
+    setup_env.main()
+    assert found['venv'] == ROOT / {'open-mmlab': '.venv', 'onedl': '.venv-onedl'}[family]
+    assert found['active_too'] == (not arguments)
+    packages = [setup_env.name_of(line) for line in found['wanted']]
+    forks = ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection']
+    own = ['mmengine', 'mmcv', 'mmsegmentation', 'mmdet']
+    there, absent = (forks, own) if family == 'onedl' else (own, forks)
+    assert set(there) <= set(packages) and not set(absent) & set(packages)
+    assert {'torch', 'ftfy', 'pytest', 'cv2', 'mmseg_reco'} <= set(packages)
 
 
 @pytest.mark.parametrize('version', [(3, 9, 1), (3, 13, 0)])
@@ -144,9 +225,11 @@ def test_other_pythons_are_refused(setup_env, monkeypatch, version):
 class Recorder:
     """Stands for the commands of an Installer: records them, none fails but those named."""
 
-    def __init__(self, setup_env, monkeypatch, torch='2.13.0+cpu', failing=()):
+    def __init__(
+        self, setup_env, monkeypatch, torch='2.13.0+cpu', failing=(), family='open-mmlab'
+    ):
         self.calls, self.failing = [], failing
-        self.installer = setup_env.Installer(sys.executable)
+        self.installer = setup_env.Installer(sys.executable, family)
         monkeypatch.setattr(setup_env, 'reachable', lambda url: False)
         monkeypatch.setattr(setup_env, 'find_problems', lambda python, wanted: {})
         monkeypatch.setattr(self.installer, 'run', self.run)
@@ -206,14 +289,17 @@ def test_pip_failure_stops_with_a_hint(setup_env, monkeypatch):
         recorder.installer.install({'ftfy': 'x'})
 
 
-def test_mmcv_is_proved_by_importing_its_operators(setup_env, monkeypatch):
+@pytest.mark.parametrize('family', ['open-mmlab', 'onedl'])
+def test_mmcv_is_proved_by_importing_its_operators(setup_env, monkeypatch, family):
     """A wheel that pip kept for another torch does not load: it is compiled afresh."""
-    recorder = Recorder(setup_env, monkeypatch, failing=['--only-binary'])
+    recorder = Recorder(setup_env, monkeypatch, failing=['--only-binary'], family=family)
     builds, loads = [], iter([False, True, True])
     monkeypatch.setattr(recorder.installer, 'build_mmcv', lambda *options: builds.append(options))
     monkeypatch.setattr(recorder.installer, 'mmcv_works', lambda: next(loads))
     recorder.installer.install_mmcv()
     assert len(builds) == 2 and '--no-cache-dir' not in builds[0] and '--no-cache-dir' in builds[1]
+    assert recorder.calls[0].endswith('mmcv mmcv-lite onedl-mmcv')  # what it takes the place of
+    assert recorder.installs()[-1] == setup_env.MMCV[family]
 
 
 def test_opencv_that_lacks_libgl_is_replaced(setup_env, monkeypatch):

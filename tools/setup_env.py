@@ -1,17 +1,23 @@
 # Licensed under the Apache License, Version 2.0.
 """Set up a Python environment in which mmseg_reco works, then run a command in it.
 
-    python3 tools/setup_env.py [--dev] [-- ARGUMENTS FOR PYTHON ...]
+    python3 tools/setup_env.py [--dev] [--family onedl] [-- ARGUMENTS FOR PYTHON ...]
 
 The environment is, in this order: the running Python, if it has everything; ``.venv`` in this
 repository, if it exists; the virtual or conda environment that is active; a new ``.venv``. What is
 already there is kept (torch above all), only what is missing is installed. Needs nothing but the
 standard library, and a C++ compiler where no prebuilt mmcv fits.
+
+``--family`` chooses between OpenMMLab's own packages and the onedl forks; without it, the forks are
+taken where the running Python has them. Both have the same import names and cannot share an
+environment: the forks live in ``.venv-onedl``, and a family that is asked for by name is never
+installed into the active environment.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -28,18 +34,28 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / '.venv'
+VENVS = {'open-mmlab': ROOT / '.venv', 'onedl': ROOT / '.venv-onedl'}
 TORCH, TORCH_MIN = 'torch==2.13.0', 'torch>=2.1'  # the tested one, and the oldest that works
 TORCH_CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
-MMCV = 'mmcv==2.1.0'
+MMCV = {'open-mmlab': 'mmcv==2.1.0', 'onedl': 'onedl-mmcv==2.3.6'}
 MMCV_INDEX = 'https://download.openmmlab.com/mmcv/dist/{device}/torch{torch}/index.html'
 
+FORKS = {  # what takes the place of what
+    'mmengine': 'onedl-mmengine',
+    'mmcv': 'onedl-mmcv',
+    'mmsegmentation': 'onedl-mmsegmentation',
+    'mmdet': 'onedl-mmdetection',
+}
+
 # Runs inside the environment. A requirement counts as met when its version fits; the OpenMMLab
-# packages are asked themselves, since their forks are distributed under other names.
+# packages are asked themselves, whatever the name under which they were installed.
 CHECK = r"""
 import importlib, importlib.metadata, importlib.util, json, sys
 
-MODULES = {'torch': 'torch', 'mmengine': 'mmengine', 'mmcv': 'mmcv', 'mmsegmentation': 'mmseg'}
+MODULES = {
+    'torch': 'torch', 'mmengine': 'mmengine', 'mmcv': 'mmcv', 'mmsegmentation': 'mmseg',
+    'onedl-mmengine': 'mmengine', 'onedl-mmcv': 'mmcv', 'onedl-mmsegmentation': 'mmseg',
+}
 
 def check(line):
     if line == 'cv2':
@@ -75,17 +91,21 @@ print(json.dumps(problems))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--dev', action='store_true', help='also what tests and lint need')
+    parser.add_argument('--family', choices=VENVS, help="OpenMMLab's packages or the onedl forks")
     parser.add_argument('command', nargs='*', help='arguments for the Python of the environment')
     args = parser.parse_args()
+    family = args.family or running_family()
     wanted = read_requirements('requirements.txt')
     if args.dev:
         wanted += read_requirements('requirements/dev.txt')
+    if family == 'onedl':
+        wanted = with_forks(wanted)
     wanted += ['cv2', 'mmseg_reco']
 
-    python = find_environment(wanted)
+    python = find_environment(wanted, VENVS[family], active_too=args.family is None)
     problems = find_problems(python, wanted)
     if problems:
-        Installer(python).install(problems)
+        Installer(python, family).install(problems)
         problems = find_problems(python, wanted)
         if problems:
             lines = [f'  {name}: {reason}' for name, reason in problems.items()]
@@ -112,27 +132,48 @@ def read_requirements(name: str) -> list[str]:
     return [line for line in lines if line]
 
 
+def running_family() -> str:
+    """The family that the running Python has, OpenMMLab's if it has none."""
+    try:
+        importlib.metadata.version(FORKS['mmcv'])
+    except importlib.metadata.PackageNotFoundError:
+        return 'open-mmlab'
+    return 'onedl'
+
+
+def name_of(requirement: str) -> str:
+    return re.match(r'[\w.-]+', requirement).group()
+
+
+def with_forks(wanted: list[str]) -> list[str]:
+    """Put the forks' requirements in the place of those that they replace."""
+    forks = {name_of(line): line for line in read_requirements('requirements/onedl.txt')}
+    return [forks.get(FORKS.get(name_of(line)), line) for line in wanted]
+
+
 # Where to install --------------------------------------------------------------------------------
 
 
-def find_environment(wanted: list[str]) -> str:
+def find_environment(wanted: list[str], venv: Path, active_too: bool = True) -> str:
     """Choose the interpreter by the order in the module's docstring."""
     if importlib.util.find_spec('torch') and not find_problems(sys.executable, wanted):
         return sys.executable
-    venv_python = VENV / 'bin' / 'python'
+    venv_python = venv / 'bin' / 'python'
     if venv_python.exists():
         return str(venv_python)
     check_python_version()
-    conda = os.environ.get('CONDA_PREFIX')
-    if sys.prefix != sys.base_prefix or (conda and conda == sys.prefix and not conda_is_base()):
+    if active_too and is_active():
         say(f'Installing into the active environment {sys.prefix}')
         return sys.executable
-    create_venv()
+    create_venv(venv)
     return str(venv_python)
 
 
-def conda_is_base() -> bool:
-    return os.environ.get('CONDA_DEFAULT_ENV') == 'base'
+def is_active() -> bool:
+    """Whether the running Python is that of a virtual or conda environment, conda's base aside."""
+    in_conda = os.environ.get('CONDA_PREFIX') == sys.prefix
+    is_base = os.environ.get('CONDA_DEFAULT_ENV') == 'base'
+    return sys.prefix != sys.base_prefix or (in_conda and not is_base)
 
 
 def check_python_version() -> None:
@@ -143,21 +184,21 @@ def check_python_version() -> None:
         )
 
 
-def create_venv() -> None:
-    """Make ``.venv``, letting it see the system's packages if torch is among them."""
+def create_venv(venv: Path) -> None:
+    """Make an environment, letting it see the system's packages if torch is among them."""
     if importlib.util.find_spec('ensurepip') is None:
         version = f'{sys.version_info[0]}.{sys.version_info[1]}'
         stop(
             'This Python cannot make virtual environments (no ensurepip). On Debian and Ubuntu: '
             f'sudo apt install python{version}-venv'
         )
-    say(f'Creating {VENV}')
-    command = [sys.executable, '-m', 'venv', str(VENV)]
+    say(f'Creating {venv}')
+    command = [sys.executable, '-m', 'venv', str(venv)]
     if importlib.util.find_spec('torch'):
         command.append('--system-site-packages')
     if subprocess.run(command).returncode:
-        shutil.rmtree(VENV, ignore_errors=True)
-        stop(f'Creating {VENV} failed; the reason stands above.')
+        shutil.rmtree(venv, ignore_errors=True)
+        stop(f'Creating {venv} failed; the reason stands above.')
 
 
 def find_problems(python: str, wanted: list[str]) -> dict[str, str]:
@@ -173,7 +214,7 @@ def find_problems(python: str, wanted: list[str]) -> dict[str, str]:
             text=True,
         )
     except OSError as error:
-        stop(f'{python} does not run ({error}). Delete {VENV} and start again.')
+        stop(f'{python} does not run ({error}). Delete its environment and start again.')
     if result.returncode:
         stop(f'{python} failed while its packages were checked:\n{result.stderr}')
     return json.loads(result.stdout.splitlines()[-1])
@@ -185,8 +226,10 @@ def find_problems(python: str, wanted: list[str]) -> dict[str, str]:
 class Installer:
     """Installs into one interpreter, in the order that works: torch, the plain packages, mmcv."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, family: str = 'open-mmlab') -> None:
         self.python = python
+        self.mmcv = MMCV[family]
+        self.mmcv_name = name_of(self.mmcv)
         # Relative and from ROOT, since pip splits these at spaces. The constraint keeps torch from
         # pulling a setuptools without pkg_resources, which mmcv's build and mmengine read.
         constraints = 'requirements/constraints.txt'
@@ -199,8 +242,8 @@ class Installer:
         """Mend what :func:`find_problems` found."""
         say('Missing: ' + ', '.join(problems))
         if self.run('-m', 'pip', '--version', quiet=True):
-            stop(f'{self.python} has no pip. Delete {VENV} if it lies there, and try again.')
-        special = {name: self.named(problems, name) for name in ('torch', 'mmcv')}
+            stop(f'{self.python} has no pip: delete its environment, or install pip into it.')
+        special = {name: self.named(problems, name) for name in ('torch', self.mmcv_name)}
         if set(problems) != {'mmseg_reco'}:
             self.pip('the build tools', 'setuptools>=77,<81', 'wheel', 'ninja', 'packaging')
         if special['torch']:
@@ -210,7 +253,7 @@ class Installer:
             plain.append('numpy<2')  # older torch is compiled against numpy 1
         if plain:
             self.pip('the plain packages', *plain)
-        if 'mmcv' in find_problems(self.python, ['mmcv']):
+        if self.mmcv_name in find_problems(self.python, [self.mmcv_name]):
             self.install_mmcv()
         if 'cv2' in find_problems(self.python, ['cv2']):
             self.install_headless_opencv()
@@ -219,7 +262,7 @@ class Installer:
 
     @staticmethod
     def named(problems: dict[str, str], name: str) -> str | None:
-        return next((line for line in problems if re.match(rf'{name}\b', line)), None)
+        return next((line for line in problems if name_of(line) == name), None)
 
     def run(self, *args: str, quiet: bool = False) -> int:
         sink = subprocess.DEVNULL if quiet else None
@@ -268,12 +311,14 @@ class Installer:
 
     def install_mmcv(self) -> None:
         """Install a prebuilt mmcv that fits, or compile one; importing mmcv.ops is the proof."""
-        self.run('-m', 'pip', 'uninstall', '-y', '-q', 'mmcv', 'mmcv-lite', quiet=True)
+        others = ('mmcv', 'mmcv-lite', FORKS['mmcv'])  # all of them write into mmcv/
+        self.run('-m', 'pip', 'uninstall', '-y', '-q', *others, quiet=True)
         version = '.'.join(map(str, self.torch_version()))
         cuda = self.ask("import torch; print('cu' + (torch.version.cuda or '').replace('.', ''))")
         index = MMCV_INDEX.format(device='cpu' if cuda == 'cu' else cuda, torch=f'{version}.0')
         links = ('-f', index) if reachable(index) else ()
-        if self.pip('mmcv, prebuilt', '--only-binary', 'mmcv', *links, MMCV, required=False):
+        prebuilt = ('--only-binary', self.mmcv_name, *links, self.mmcv)
+        if self.pip('mmcv, prebuilt', *prebuilt, required=False):
             if self.mmcv_works():
                 return
             say('That wheel does not fit the torch in this environment.')
@@ -285,7 +330,7 @@ class Installer:
         if not self.mmcv_works():
             self.run('-c', 'import mmcv.ops')
             stop('mmcv was built, but mmcv.ops does not import; the reason stands above.')
-        self.pip('what mmcv needs', MMCV)
+        self.pip('what mmcv needs', self.mmcv)
 
     def build_mmcv(self, *options: str) -> None:
         """Compile mmcv against the installed torch, saying every few seconds how far it is."""
@@ -297,9 +342,9 @@ class Installer:
         if shutil.which('nvcc') is None and 'FORCE_CUDA' not in env:
             env['CUDA_VISIBLE_DEVICES'] = ''  # with a GPU in sight its build insists on nvcc
         log = Path(self.python).parent.parent / 'mmcv-build.log'
-        say(f'Building {MMCV} with {env["MAX_JOBS"]} compiler(s), about 7 minutes on 2 cores.')
+        say(f'Building {self.mmcv} with {env["MAX_JOBS"]} compiler(s), about 7 minutes on 2 cores.')
         say(f'Everything the build says goes to {log}')
-        command = ['-m', 'pip', 'install', '-v', '--no-build-isolation', *options, MMCV]
+        command = ['-m', 'pip', 'install', '-v', '--no-build-isolation', *options, self.mmcv]
         process = subprocess.Popen(
             [self.python, *command],
             cwd=ROOT,
