@@ -1,0 +1,27 @@
+# Licensed under the Apache License, Version 2.0.
+"""CamVid on two CPU cores: MobileNetV2, trained at half resolution, scored at the full one."""
+
+from protocol import Ablation, Protocol, Setting
+from rows import PARTIAL_LEVELS, ablation_rows, method_rows
+
+ROWS = method_rows('deeplabv3plus_m-v2_camvid', 20, 'deeplabv3plus_m-v2_camvid_semi-20')
+SETTINGS = {
+    'semi-20': Setting('20 images', labels=20),
+    'p0': Setting('p0', level='p0'),
+    'semi-5': Setting('5 images', labels=5),
+    'semi-50': Setting('50 images', labels=50),
+    **{level: Setting(level, level=level) for level in PARTIAL_LEVELS[1:]},
+}
+
+PROTOCOL = Protocol(
+    name='camvid-cpu',
+    title='CamVid, DeepLabV3+ MobileNetV2, two CPU cores',
+    settings=SETTINGS,
+    rows=ROWS,
+    iterations=4000,
+    val_interval=500,
+    mask_dir='trainannot',
+    train_list='train.txt',
+    split_rule=('--min-classes', '7', '--ignore-index', '11'),
+    network={'backbone.init_cfg': dict(type='Pretrained', checkpoint='mmcls://mobilenet_v2')},
+    ablation=Ablation('semi-20', 'reco-classmix', ablation_rows(ROWS['reco-classmix'])))

@@ -1,0 +1,120 @@
+# Licensed under the Apache License, Version 2.0.
+"""Results of runs: read from a work directory, kept as lines of JSON."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+OUTPUT = 'output.log'
+TIMES = 'times.json'
+_TABLE_ROW = re.compile(r'^\|\s*(.+?)\s*\|\s*([\d.]+|nan)\s*\|\s*(?:[\d.]+|nan)\s*\|$')
+_ITERATION = re.compile(r'Iter\(train\)\s*\[\s*(\d+)/(\d+)\].*?eta: (\S+(?: days?, \S+)?)')
+
+
+def validations(work_dir: Path) -> dict[int, dict[str, float]]:
+    """Metrics of every validation of a run, by iteration; of one made twice, the later."""
+    found = {}
+    for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in file.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # the last line of a process that was killed
+                continue
+            if any(key.split('/')[-1] == 'mIoU' for key in entry):
+                found[int(entry['step'])] = entry
+    return dict(sorted(found.items()))
+
+
+def class_tables(text: str) -> list[dict[str, float]]:
+    """The tables ``per class results`` of a log, in their order: IoU by class."""
+    tables = []
+    for part in text.split('per class results:')[1:]:
+        table = {}
+        for line in part.splitlines()[1:]:
+            match = _TABLE_ROW.match(line)
+            if match:
+                table[match[1]] = float(match[2])
+            elif table and not line.startswith(('+', '|')):
+                break
+        tables.append(table)
+    return tables
+
+
+def _end_of_log(work_dir: Path) -> str:
+    path = work_dir / OUTPUT
+    if not path.exists():
+        return ''
+    with open(path, 'rb') as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 20000))
+        return file.read().decode(errors='replace')
+
+
+def progress(work_dir: Path) -> tuple[int, str]:
+    """Iteration that a run has reported last, and the time left by its own account."""
+    found = _ITERATION.findall(_end_of_log(work_dir))
+    return (int(found[-1][0]), found[-1][2]) if found else (0, '?')
+
+
+def last_words(work_dir: Path) -> str:
+    """The last line of a run's output."""
+    return _end_of_log(work_dir).rstrip().rpartition('\n')[2]
+
+
+def harvest(work_dir: Path, iterations: int) -> dict[str, Any] | None:
+    """What a finished run has to show; None of one that is not finished.
+
+    Raises:
+        ValueError: The log's IoU by class does not belong to the last validation.
+    """
+    curve = validations(work_dir)
+    if iterations not in curve:
+        return None
+    networks = ['teacher/', 'student/'] if 'teacher/mIoU' in curve[iterations] else ['']
+    tables = class_tables((work_dir / OUTPUT).read_text(errors='replace'))[-len(networks):]
+    scores = []
+    for network, table in zip(networks, tables, strict=True):
+        score = {name: round(curve[iterations][network + name], 2)
+                 for name in ('mIoU', 'aAcc', 'mAcc')}
+        known = [iou for iou in table.values() if iou == iou]
+        if not known or abs(sum(known) / len(known) - score['mIoU']) > 0.02:
+            raise ValueError(f'{work_dir / OUTPUT}: the last IoU by class do not have the mean of '
+                             f'the last validation, {score["mIoU"]}.')
+        score['IoU'] = {name: None if iou != iou else iou for name, iou in table.items()}
+        scores.append(score)
+    result = dict(
+        scores[0], iteration=iterations, network=networks[0].strip('/') or 'model',
+        curve=[[step, *(round(entry[network + 'mIoU'], 2) for network in networks)]
+               for step, entry in curve.items() if step <= iterations])
+    if len(scores) > 1:
+        result['student'] = scores[1]
+    return dict(result, **json.loads((work_dir / TIMES).read_text()))
+
+
+def append(path: Path, result: dict[str, Any]) -> None:
+    """Add a line, whole or not at all as far as a crash of this process goes, and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(result, ensure_ascii=False) + '\n'
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b'\n':
+            line = '\n' + line  # a line was cut off: the next one must not be lost with it
+        os.write(descriptor, line.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All lines but those that were cut off; none, if there is no such file."""
+    if not path.exists():
+        return []
+    results = []
+    for line in path.read_text(encoding='utf-8').split('\n')[:-1]:
+        try:
+            results.append(json.loads(line))
+        except ValueError:
+            continue
+    return results
