@@ -1,6 +1,16 @@
 # Licensed under the Apache License, Version 2.0.
-from .class_relations import draw_class_relations
+from .class_relations import draw_class_relations, draw_relation_history
+from .curves import draw_pseudo_label_quality
+from .embeddings import draw_class_embeddings
 from .panels import colour_labels, draw_panel
 from .regions import draw_matched_regions
 
-__all__ = ['colour_labels', 'draw_class_relations', 'draw_matched_regions', 'draw_panel']
+__all__ = [
+    'colour_labels',
+    'draw_class_embeddings',
+    'draw_class_relations',
+    'draw_matched_regions',
+    'draw_panel',
+    'draw_pseudo_label_quality',
+    'draw_relation_history',
+]

@@ -1,19 +1,23 @@
 # Licensed under the Apache License, Version 2.0.
 from .check_data_hook import CheckDataHook
-from .class_relation_hook import ClassRelationHook
+from .class_relation_hook import ClassHistory, ClassRelationHook
 from .mean_teacher_hook import MeanTeacherHook
 from .numerical_watch_hook import NumericalWatchHook
 from .preemption_hook import EXIT_PREEMPTED, PreemptionHook
+from .pseudo_label_quality_hook import PseudoLabelHistory, PseudoLabelQualityHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .sampling_hook import SamplingHook
 
 __all__ = [
     'EXIT_PREEMPTED',
     'CheckDataHook',
+    'ClassHistory',
     'ClassRelationHook',
     'MeanTeacherHook',
     'NumericalWatchHook',
     'PreemptionHook',
+    'PseudoLabelHistory',
+    'PseudoLabelQualityHook',
     'SafeCheckpointHook',
     'SamplingHook',
 ]
