@@ -166,6 +166,9 @@ def load_local(filename: str, map_location: Any = None, trusted: Sequence[str] =
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
         raise FileNotFoundError(f'No such checkpoint: {filename}')
+    with open(filename, 'rb') as file:
+        if file.read(1) not in (b'', b'P', b'\x80'):  # a zip archive, or a pickle
+            raise ValueError(f'{filename} is no checkpoint: torch.save did not write this file.')
     is_trusted = any(os.path.realpath(filename) == os.path.realpath(path) for path in trusted)
     try:
         checkpoint = torch.load(filename, map_location=map_location, weights_only=not is_trusted)
