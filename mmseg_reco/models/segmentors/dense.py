@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from mmseg.utils import SampleList
 from torch import Tensor
 
@@ -45,6 +46,26 @@ def _map(function, *trees):
         parts = [_map(function, *parts) for parts in zip(*trees, strict=True)]
         return type(first)(*parts) if hasattr(first, '_fields') else type(first)(parts)
     return first
+
+
+def drop_channels(features: Any, whole: int, prob: float) -> Any:
+    """Zero whole channels of an encoder's features, those of some images at random (UniMatch).
+
+    Args:
+        features: Tensors (B, C, ...) in nested lists and tuples.
+        whole (int): The first that many images keep all.
+        prob (float): Of each channel to be dropped, in [0, 1]; what stays is scaled by
+            1 / (1 - prob).
+
+    Returns:
+        The same structure.
+    """
+
+    def drop(maps: Tensor) -> Tensor:
+        dropped = F.dropout1d(maps[whole:].reshape(len(maps) - whole, maps.size(1), -1), prob)
+        return torch.cat([maps[:whole], dropped.view_as(maps[whole:])])
+
+    return _map(drop, features)
 
 
 def stack_labels(data_samples: SampleList, name: str = 'gt_sem_seg') -> Tensor:

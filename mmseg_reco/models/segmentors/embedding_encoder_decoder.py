@@ -15,7 +15,7 @@ from ..heads import FeatureTap, class_logits, default_tap
 from ..losses import RegionLoss
 from ..losses.over_ranks import mean_count
 from ..regions import RegionPrediction, resize_maps
-from .dense import DenseOutput, dense_losses, stack_labels
+from .dense import DenseOutput, dense_losses, drop_channels, stack_labels
 
 
 def cross_entropy_of_labels(pred: Tensor,
@@ -128,22 +128,28 @@ class EmbeddingMixin:
         """Where the projector reads."""
         return FeatureTap(self.heads[-1], self.tap or default_tap(self.heads[-1]))
 
-    def forward_dense(self, inputs: Tensor) -> DenseOutput:
+    def forward_dense(self, inputs: Tensor, perturbed: int = 0,
+                      drop_prob: float = 0.) -> DenseOutput:
         """One forward pass with representations.
 
         Args:
             inputs (Tensor): Images. Shape (B, 3, H, W).
+            perturbed (int): That many images, the last ones, lose channels of their features
+                before these are decoded (:func:`drop_channels`), and get no representations.
+            drop_prob (float): Of each channel to be lost.
 
         Returns:
             DenseOutput: Features, what each of ``heads`` returned, and representations if there is
             a projector.
         """
-        features = self.extract_feat(inputs)
+        features, whole = self.extract_feat(inputs), len(inputs) - perturbed
+        if perturbed:
+            features = drop_channels(features, whole, drop_prob)
         if self.projector is None:
             return DenseOutput(features, self.decode(features), None)
         with self.open_tap() as tap:
             outputs = self.decode(features)
-        return DenseOutput(features, outputs, self.embed(tap.features, inputs))
+        return DenseOutput(features, outputs, self.embed(tap.features[:whole], inputs))
 
     def decode(self, features: Sequence[Tensor]) -> list:
         """What each of ``heads`` returns; in a cascade each sees the map of the one before."""

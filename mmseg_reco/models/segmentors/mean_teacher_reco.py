@@ -6,6 +6,7 @@ from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor
 
+from ..preprocess import PseudoBatch
 from .dense import DenseOutput, stack_labels
 from .semi_base import SemiBaseSegmentor
 
@@ -19,6 +20,9 @@ class MeanTeacherReCo(SemiBaseSegmentor):
     override pseudo-labels, and with ``semi_train_cfg.self_label_threshold=0.97`` the labelled
     half's own confident predictions join the contrast.
 
+    ``semi_train_cfg=dict(strong_views=2, feature_dropout=0.5)`` makes it UniMatch (CVPR 2023), with
+    or without the contrast; see docs/methods/unimatch.md.
+
     Args:
         segmentor (dict): Config of any stock ``EncoderDecoder``.
         losses (Sequence[dict]): Losses on representations; ``[]`` leaves the mixing baseline.
@@ -27,14 +31,19 @@ class MeanTeacherReCo(SemiBaseSegmentor):
         strong_augments (Sequence[dict]): See :class:`SemiBaseSegmentor`.
         loss_unsup (dict): Loss on pseudo-labels, called with (logits, labels, confidence).
         **kwargs: Of :class:`SemiBaseSegmentor`. ``semi_train_cfg`` also takes
-            ``self_label_threshold`` (None), the confidence from which the labelled half's own
-            predictions join the losses on representations.
+
+            - ``self_label_threshold`` (None): confidence from which the labelled half's own
+              predictions join the losses on representations.
+            - ``feature_dropout`` (None): the student also decodes the weak views, each channel of
+              their features dropped with this probability, and learns their pseudo-labels.
+            - ``feature_weight`` (1.0): weight of that beside ``loss_unsup`` on the strong views.
 
     Raises:
-        ValueError: If a threshold is not in [0, 1].
+        ValueError: If a threshold or probability is not in [0, 1], or the weight is negative.
     """
 
-    train_defaults = dict(SemiBaseSegmentor.train_defaults, self_label_threshold=None)
+    train_defaults = dict(SemiBaseSegmentor.train_defaults, self_label_threshold=None,
+                          feature_dropout=None, feature_weight=1.0)
 
     def __init__(self,
                  segmentor: ConfigType,
@@ -55,25 +64,37 @@ class MeanTeacherReCo(SemiBaseSegmentor):
             **kwargs)
         self.loss_unsup = MODELS.build(loss_unsup)
         self.self_label_threshold = self.probability('self_label_threshold')
+        self.feature_dropout = self.probability('feature_dropout')
+        self.feature_weight: float = self.semi_train_cfg['feature_weight']
+        if not self.feature_weight >= 0:
+            raise ValueError('semi_train_cfg.feature_weight must be >= 0, got '
+                             f'{self.feature_weight!r}')
 
     def step(self, inputs: dict[str, Tensor],
              data_samples: dict[str, SampleList]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One training step; see :meth:`SemiBaseSegmentor.step`."""
         weak, teacher = self.pseudo_label(inputs['unsup'], data_samples['unsup'])
-        strong = self.strong_view(weak)
-        student = self.forward_student(inputs['sup'], strong.images)
+        strong = self.strong_views(weak)
+        perturbed = None if self.feature_dropout is None else weak.images
+        student = self.forward_student(inputs['sup'], strong.images, perturbed,
+                                       self.feature_dropout)
+        student, perturbed = student.split(len(inputs['sup']) + len(strong.images))
         labeled, unlabeled = student.split(len(inputs['sup']))
 
         supervised = self.supervised_losses(labeled, data_samples['sup'])
-        unsupervised = {
-            self.loss_unsup.loss_name:
-            self.loss_unsup(
-                self.resize(self.student.class_logits(unlabeled), strong.labels), strong.labels,
-                strong.confidence)
-        }
+        unsupervised, name = dict(), self.loss_unsup.loss_name
+        if self.feature_dropout is not None:
+            unsupervised[f'{name}_features'] = (
+                self.feature_weight * self.pseudo_label_loss(perturbed, weak))
+        unsupervised[name] = self.pseudo_label_loss(unlabeled, strong)  # last: diagnostics are its
         labels = self.complete(stack_labels(data_samples['sup']), labeled)
         unsupervised.update(self.representation_losses(student, labels, teacher, weak, strong))
         return supervised, unsupervised
+
+    def pseudo_label_loss(self, student: DenseOutput, batch: PseudoBatch) -> Tensor:
+        """``loss_unsup`` of a forward pass on pseudo-labelled images."""
+        logits = self.resize(self.student.class_logits(student), batch.labels)
+        return self.loss_unsup(logits, batch.labels, batch.confidence)
 
     @torch.no_grad()
     def complete(self, labels: Tensor, labeled: DenseOutput) -> Tensor:

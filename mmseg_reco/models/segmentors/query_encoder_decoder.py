@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..heads import semantic_scores
 from ..regions import RegionPrediction
-from .dense import DenseOutput
+from .dense import DenseOutput, drop_channels
 from .embedding_encoder_decoder import average_over_labels
 
 #: Stock heads that classify queries, and the heads that also hand out their regions.
@@ -44,16 +44,22 @@ class QueryEncoderDecoder(EncoderDecoder):
         """The decode head, in a list as the other networks have it."""
         return [self.decode_head]
 
-    def forward_dense(self, inputs: Tensor) -> DenseOutput:
+    def forward_dense(self, inputs: Tensor, perturbed: int = 0,
+                      drop_prob: float = 0.) -> DenseOutput:
         """One forward pass.
 
         Args:
             inputs (Tensor): Images. Shape (B, 3, H, W).
+            perturbed (int): That many images, the last ones, lose channels of their features
+                before these are decoded (:func:`drop_channels`).
+            drop_prob (float): Of each channel to be lost.
 
         Returns:
             DenseOutput: Features, the head's ``QueryOutput``, and the pixel decoder's map.
         """
         features = self.extract_feat(inputs)
+        if perturbed:
+            features = drop_channels(features, len(inputs) - perturbed, drop_prob)
         outputs = self.decode_head.forward_regions(features, tuple(inputs.shape[-2:]))
         return DenseOutput(features, outputs, outputs.pixel_features)
 

@@ -48,7 +48,7 @@ class RC2L(SemiBaseSegmentor):
              data_samples: dict[str, SampleList]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One training step; see :meth:`SemiBaseSegmentor.step`."""
         weak, teacher = self.pseudo_label(inputs['unsup'], data_samples['unsup'])
-        strong = self.strong_view(weak)
+        strong = self.strong_views(weak)
         student = self.forward_student(inputs['sup'], strong.images)
         labeled, _ = student.split(len(inputs['sup']))
 

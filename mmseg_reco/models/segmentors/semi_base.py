@@ -66,6 +66,8 @@ class SemiBaseSegmentor(BaseSegmentor):
               map; 'query', for a head with queries: its confident queries; see
               :func:`region_target`.
             - ``min_region_area`` (0): regions must be larger, in pixels of the head's masks.
+            - ``strong_views`` (1): strong views of each unlabelled image, augmented and mixed
+              independently; all losses run over all of them.
             - ``burn_in`` (0): iterations with labelled data alone.
             - ``ramp_up`` (0): iterations after them in which the weight of all that is learned
               without labels grows from 0 to 1, in a line.
@@ -84,7 +86,7 @@ class SemiBaseSegmentor(BaseSegmentor):
     #: Keys of ``semi_train_cfg`` and their defaults.
     train_defaults = dict(
         joint_forward=True, teacher_train_mode=False, weak_threshold=0.7, region_source='semantic',
-        min_region_area=0, burn_in=0, ramp_up=0)
+        min_region_area=0, strong_views=1, burn_in=0, ramp_up=0)
 
     def __init__(self,
                  segmentor: ConfigType,
@@ -148,6 +150,12 @@ class SemiBaseSegmentor(BaseSegmentor):
         if self.region_source not in sources:
             raise ValueError(f'semi_train_cfg.region_source is one of {sources} with {head}, got '
                              f'{self.region_source!r}')
+        views = self.semi_train_cfg['strong_views']
+        if not (isinstance(views, int) and views >= 1):
+            raise ValueError(f'semi_train_cfg.strong_views must be an integer >= 1, got {views!r}')
+        if views > 1 and self.region_losses and self.region_source == 'query':
+            raise ValueError("semi_train_cfg.strong_views > 1 goes with region_source='semantic': "
+                             "the teacher's queries are those of one view")
         for loss in self.region_losses:
             if loss.needs_queries and not has_queries:
                 raise ValueError(f'{type(loss).__name__} compares classes of queries, and {head} '
@@ -273,11 +281,17 @@ class SemiBaseSegmentor(BaseSegmentor):
             batch = augment(batch)
         return batch._replace(images=self.data_preprocessor.from_rgb(batch.images))
 
+    def strong_views(self, batch: PseudoBatch) -> PseudoBatch:
+        """As many strong views as configured, each augmented and mixed anew, one after another."""
+        count = self.semi_train_cfg['strong_views']
+        return PseudoBatch.cat([self.strong_view(batch) for _ in range(count)])
+
     def resize(self, maps: Tensor, like: Tensor) -> Tensor:
         """Maps (B, C, h, w) at the size (H, W) of another tensor."""
         return resize(maps, like.shape[-2:], mode='bilinear', align_corners=self.align_corners)
 
-    def forward_student(self, labeled: Tensor, unlabeled: Tensor) -> DenseOutput:
+    def forward_student(self, labeled: Tensor, unlabeled: Tensor, perturbed: Tensor | None = None,
+                        drop_prob: float = 0.) -> DenseOutput:
         """Run the student on labelled and unlabelled images, in one pass or in two.
 
         One pass (``semi_train_cfg.joint_forward=True``, the default) normalises both halves with
@@ -286,21 +300,28 @@ class SemiBaseSegmentor(BaseSegmentor):
         Args:
             labeled (Tensor): Shape (B, 3, H, W).
             unlabeled (Tensor): Shape (B', 3, H, W).
+            perturbed (Tensor, optional): More unlabelled images, which lose channels of their
+                features and get no representations. Shape (B'', 3, H, W).
+            drop_prob (float): Of each channel to be lost.
 
         Returns:
-            DenseOutput: Of the labelled images followed by the unlabelled ones.
+            DenseOutput: Of the labelled images, the unlabelled ones, and the perturbed ones.
 
         Raises:
-            ValueError: If the two halves differ in size.
+            ValueError: If they differ in size.
         """
-        if labeled.shape[1:] != unlabeled.shape[1:]:
-            raise ValueError(
-                f'labelled images are {tuple(labeled.shape[2:])} and unlabelled ones '
-                f'{tuple(unlabeled.shape[2:])} (height, width): give both the same crop_size')
+        perturbed = unlabeled[:0] if perturbed is None else perturbed
+        for images in (unlabeled, perturbed):
+            if labeled.shape[1:] != images.shape[1:]:
+                raise ValueError(
+                    f'labelled images are {tuple(labeled.shape[2:])} and unlabelled ones '
+                    f'{tuple(images.shape[2:])} (height, width): give both the same crop_size')
+        drop = dict(perturbed=len(perturbed), drop_prob=drop_prob)
         if self.semi_train_cfg['joint_forward']:
-            return self.student.forward_dense(torch.cat([labeled, unlabeled]))
+            return self.student.forward_dense(torch.cat([labeled, unlabeled, perturbed]), **drop)
         return DenseOutput.cat(
-            self.student.forward_dense(labeled), self.student.forward_dense(unlabeled))
+            self.student.forward_dense(labeled),
+            self.student.forward_dense(torch.cat([unlabeled, perturbed]), **drop))
 
     def representation_losses(self, student: DenseOutput, labels: Tensor, teacher: DenseOutput,
                               weak: PseudoBatch, strong: PseudoBatch) -> dict[str, Tensor]:
