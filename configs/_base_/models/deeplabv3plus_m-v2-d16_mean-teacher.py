@@ -6,6 +6,6 @@ model = dict(
     type='MeanTeacherReCo',
     segmentor=_base_.model,
     tap='sep_bottleneck',
-    projector=dict(channels=128, embed_dims=128),
+    projector=dict(channels=128, embed_dims=128, separable=True),
     # In a short schedule ReCo at weight 1 drowns the cross-entropy.
     losses=[dict(type='ReCoLoss', num_queries=128, num_negatives=256, loss_weight=0.1)])

@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
 
 import torch.nn as nn
-from mmcv.cnn import ConvModule
+from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from mmseg.utils import OptConfigType, OptMultiConfig
@@ -18,6 +18,8 @@ class Projector(BaseModule):
             alone, as the paper's DeepLabV2 has it.
         embed_dims (int): D.
         norm_cfg (dict, optional): Normalisation; None for none.
+        separable (bool): Make the 3×3 convolution depthwise separable, as the classifiers beside
+            which it stands on slim encoders are. The paper's is not.
         init_cfg (dict, optional): Initialisation of the layers.
     """
 
@@ -26,12 +28,14 @@ class Projector(BaseModule):
                  channels: int | None = 256,
                  embed_dims: int = 256,
                  norm_cfg: OptConfigType = dict(type='BN'),
+                 separable: bool = False,
                  init_cfg: OptMultiConfig = None) -> None:
         super().__init__(init_cfg)
         self.embed_dims = embed_dims
         layers = []
         if channels is not None:
-            layers.append(ConvModule(in_channels, channels, 3, padding=1, norm_cfg=norm_cfg))
+            conv = DepthwiseSeparableConvModule if separable else ConvModule
+            layers.append(conv(in_channels, channels, 3, padding=1, norm_cfg=norm_cfg))
         layers.append(nn.Conv2d(channels or in_channels, embed_dims, 1))
         self.layers = nn.Sequential(*layers)
 
