@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
+from .channels_last_hook import ChannelsLastHook
 from .check_data_hook import CheckDataHook
 from .class_relation_hook import ClassHistory, ClassRelationHook
 from .mean_teacher_hook import MeanTeacherHook
@@ -10,6 +11,7 @@ from .sampling_hook import SamplingHook
 
 __all__ = [
     'EXIT_PREEMPTED',
+    'ChannelsLastHook',
     'CheckDataHook',
     'ClassHistory',
     'ClassRelationHook',
