@@ -1,11 +1,14 @@
 # Licensed under the Apache License, Version 2.0.
+from .cells import Dots, PseudoLabels, colour_labels
 from .class_relations import draw_class_relations, draw_relation_history
 from .curves import draw_pseudo_label_quality
 from .embeddings import draw_class_embeddings
-from .panels import colour_labels, draw_panel
+from .panels import draw_panel
 from .regions import draw_matched_regions
 
 __all__ = [
+    'Dots',
+    'PseudoLabels',
     'colour_labels',
     'draw_class_embeddings',
     'draw_class_relations',

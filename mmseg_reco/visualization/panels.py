@@ -1,63 +1,43 @@
 # Licensed under the Apache License, Version 2.0.
 """Panels of images and label maps side by side, with a legend of the classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-# A label map with fewer labelled pixels than this share has them drawn as dots, to be seen at all.
-_SPARSE = 0.02
+from .cells import Cell, Dots, PseudoLabels, classes_in, draw_cell
 
-
-def colour_labels(
-    labels: np.ndarray, palette: Sequence[Sequence[int]], ignore_index: int = 255
-) -> np.ndarray:
-    """Colour a label map; ignored pixels become hatched grey, unlike any flat class colour.
-
-    Args:
-        labels (np.ndarray): Class indices (H, W), ``ignore_index`` where there is no label.
-        palette (Sequence[Sequence[int]]): RGB of each class, 0-255.
-        ignore_index (int): Value of pixels without a label.
-
-    Returns:
-        np.ndarray: RGB image (H, W, 3), uint8.
-
-    Raises:
-        ValueError: If a label is neither a class of the palette nor ``ignore_index``.
-    """
-    palette = np.asarray(palette, np.uint8)
-    ignored = labels == ignore_index
-    wrong = ~ignored & ((labels < 0) | (labels >= len(palette)))
-    if wrong.any():
-        raise ValueError(
-            f'Label {labels[wrong][0]} has no colour: the palette has {len(palette)} '
-            f'classes and ignore_index is {ignore_index}.'
-        )
-    picture = palette[np.where(ignored, 0, labels)]
-    rows, columns = np.indices(labels.shape)
-    hatch = np.where((rows + columns) % 8 < 2, 176, 208).astype(np.uint8)
-    return np.where(ignored[..., None], hatch[..., None], picture)
+DPI = 100
+_GAP = 0.03  # between cells, in inches
+_LEGEND_ROW = 0.26
+# Of more classes than this, the legend names only those that are shown.
+_MOST_NAMED = 24
 
 
 def draw_panel(
-    columns: dict[str, Sequence[np.ndarray]],
+    columns: Mapping[str, Sequence[Cell]],
     class_names: Sequence[str],
     palette: Sequence[Sequence[int]],
     ignore_index: int = 255,
     column_width: float = 2.4,
+    row_labels: Sequence[str] | None = None,
+    notes: Mapping[str, Sequence[int]] | None = None,
 ) -> np.ndarray:
     """Draw titled columns of pictures, one row a sample, over a legend of the classes.
 
     Args:
-        columns (dict): Title to pictures, top to bottom; each an RGB image (H, W, 3) uint8 or a
-            label map (H, W). All columns hold equally many.
+        columns (dict): Title to pictures, top to bottom; each an RGB image (H, W, 3) uint8, a
+            label map (H, W) of integers, a map (H, W) of floats in [0, 1], :class:`PseudoLabels`
+            or :class:`Dots`. All columns hold equally many.
         class_names (Sequence[str]): Names for the legend.
         palette (Sequence[Sequence[int]]): RGB of each class, 0-255.
         ignore_index (int): Value of pixels without a label in label maps.
         column_width (float): Width of a column in inches, at 100 dots an inch.
+        row_labels (Sequence[str], optional): A line of text over each row.
+        notes (dict, optional): Further entries of the legend, text to RGB, 0-255.
 
     Returns:
         np.ndarray: RGB picture (height, width, 3), uint8.
@@ -71,64 +51,72 @@ def draw_panel(
             'Every column of a panel needs the same number of pictures, at least one; '
             f'got { {title: len(p) for title, p in columns.items()} }.'
         )
-    num_rows, num_columns = heights.pop(), len(columns)
-    colours = np.asarray(palette, float) / 255
-    first = next(iter(columns.values()))
-    row_heights = [column_width * picture.shape[0] / picture.shape[1] for picture in first]
-    legend_columns = max(1, min(len(class_names), int(column_width * num_columns / 1.05)))
-    legend_height = 0.26 * -(-len(class_names) // legend_columns) + 0.12
-    title_height = 0.34
-    width = column_width * num_columns
-    height = sum(row_heights) + title_height + legend_height
-
-    figure = Figure(figsize=(width, height), dpi=100, facecolor='white')
-    canvas = FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        num_rows,
-        num_columns,
-        height_ratios=row_heights,
-        left=0.004,
-        right=0.996,
-        wspace=0.02,
-        hspace=0.03,
-        top=1 - title_height / height,
-        bottom=legend_height / height,
-    )
-    for column, (title, pictures) in enumerate(columns.items()):
-        for row, picture in enumerate(pictures):
-            axes = figure.add_subplot(grid[row, column])
-            axes.set_axis_off()
-            if row == 0:
-                axes.set_title(title, fontsize=10, pad=5)
-            if picture.ndim == 3:
-                axes.imshow(picture, aspect='auto', interpolation='lanczos')
-                continue
-            axes.imshow(
-                colour_labels(picture, palette, ignore_index),
-                aspect='auto',
-                interpolation='nearest',
-            )
-            y, x = np.nonzero(picture != ignore_index)
-            if len(y) < _SPARSE * picture.size:
-                axes.scatter(
-                    x, y, s=34, c=colours[picture[y, x]], edgecolors='black', linewidths=0.9
-                )
-                axes.set_xlim(-0.5, picture.shape[1] - 0.5)
-                axes.set_ylim(picture.shape[0] - 0.5, -0.5)
-    handles = [
-        Patch(facecolor=colour, edgecolor='black', linewidth=0.6, label=name)
-        for name, colour in zip(class_names, colours, strict=True)
+    cells = [cell for pictures in columns.values() for cell in pictures]
+    shown = {int(label) for cell in cells for label in classes_in(cell)}
+    classes = [
+        Patch(facecolor=np.divide(colour, 255), edgecolor='black', linewidth=0.6, label=name)
+        for index, (name, colour) in enumerate(zip(class_names, palette, strict=True))
+        if len(class_names) <= _MOST_NAMED or index in shown
     ]
+    remarks = [
+        Patch(facecolor=np.divide(colour, 255), edgecolor='black', linewidth=0.6, label=text)
+        for text, colour in (notes or {}).items()
+    ] + _hatched(cells, ignore_index in shown)
+
+    width = column_width * len(columns)
+    longest = max((len(patch.get_label()) for patch in classes), default=1)
+    legend_columns = max(1, min(len(classes), int(width / max(1.05, 0.42 + 0.07 * longest))))
+    class_rows = -(-len(classes) // legend_columns)
+    legend_height = _LEGEND_ROW * (class_rows + bool(remarks)) + 0.12
+    title_height = 0.17 * max(title.count('\n') for title in columns) + 0.34
+    label_height = 0.24 if row_labels else 0
+    first = next(iter(columns.values()))
+    row_heights = [column_width * shape[0] / shape[1] for shape in map(_shape, first)]
+    height = title_height + sum(row_heights) + label_height * len(first) + legend_height
+
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor='white')
+    canvas = FigureCanvasAgg(figure)
+    for column, title in enumerate(columns):
+        figure.text(
+            (column + 0.5) / len(columns), 1 - title_height / height, title, fontsize=10,
+            ha='center', va='bottom', linespacing=1.1)
+    bottom = height - title_height
+    for row, row_height in enumerate(row_heights):
+        if row_labels:
+            bottom -= label_height
+            figure.text(
+                _GAP / width, (bottom + 0.06) / height, row_labels[row], fontsize=9, va='baseline')
+        bottom -= row_height
+        for column, pictures in enumerate(columns.values()):
+            box = (column * column_width + _GAP / 2, bottom + _GAP / 2, column_width - _GAP,
+                   row_height - _GAP)
+            axes = figure.add_axes(np.divide(box, (width, height, width, height)))
+            size = (max(1, round(box[3] * DPI)), max(1, round(box[2] * DPI)))
+            draw_cell(axes, pictures[row], size, palette, ignore_index)
+    style = dict(
+        loc='lower center', frameon=False, fontsize=9, handlelength=1.2, handleheight=1.0,
+        columnspacing=1.2, borderaxespad=0.1)
     figure.legend(
-        handles=handles,
-        loc='lower center',
-        ncols=legend_columns,
-        frameon=False,
-        fontsize=9,
-        handlelength=1.2,
-        handleheight=1.0,
-        columnspacing=1.2,
-        borderaxespad=0.1,
-    )
+        handles=classes, ncols=legend_columns,
+        bbox_to_anchor=(0.5, _LEGEND_ROW * bool(remarks) / height), **style)
+    if remarks:
+        figure.legend(handles=remarks, ncols=len(remarks), **style)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _shape(cell: Cell) -> Sequence[int]:
+    if isinstance(cell, Dots):
+        return cell.picture.shape
+    return cell.labels.shape if isinstance(cell, PseudoLabels) else cell.shape
+
+
+def _hatched(cells: Sequence[Cell], ignored: bool) -> list[Patch]:
+    """Entries of the legend for what is hatched."""
+    entries = []
+    if ignored:
+        entries.append(Patch(facecolor='0.82', edgecolor='0.6', hatch='////', label='no label'))
+    for threshold in sorted({cell.threshold for cell in cells if isinstance(cell, PseudoLabels)}):
+        entries.append(Patch(facecolor='white', edgecolor='black', hatch='\\\\\\\\',
+                             label=f'confidence below {threshold:g}'))
+    return entries

@@ -59,14 +59,11 @@ def test_a_single_labelled_pixel_is_enlarged():
     labels = np.full((96, 128), 255, np.uint8)
     labels[48, 64] = 1
     picture = draw_panel({'given labels': [labels]}, NAMES, PALETTE)
-    shown = (picture[:-36] == PALETTE[1]).all(-1)
+    shown = (picture[34:214] == PALETTE[1]).all(-1)  # without title and legend
     one_pixel = (240 / 128) ** 2
     assert shown.sum() > 5 * one_pixel
     y, x = np.nonzero(shown)
     assert abs(x.mean() - 120) < 3  # in the middle of its column
-    dense = draw_panel({'given labels': [np.where(np.arange(128) < 8, 1, labels)]}, NAMES, PALETTE)
-    # 6 % labelled: nothing to enlarge; the strip keeps its 15 picture columns
-    assert (dense[:-36] == PALETTE[1]).all(-1).any(0).sum() <= 18
 
 
 @pytest.mark.parametrize('columns', [{}, {'a': []}, {'a': [np.zeros((4, 4))], 'b': []}])
