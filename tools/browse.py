@@ -1,0 +1,143 @@
+# Licensed under the Apache License, Version 2.0.
+"""Draw what a model is fed, exactly: images as training loads them, and their labels.
+
+Of a student and its teacher also the pseudo-labels and the strong views that the segmentor makes.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmseg.registry import MODELS
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
+from mmseg_reco.models import SemiBaseSegmentor
+from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor
+from mmseg_reco.visualization import PseudoLabels, draw_panel
+
+EXAMPLE = """example:
+  python tools/browse.py configs/demo/deeplabv3plus_r18-d16_demo-p0_reco-classmix.py --number 4
+
+With the same randomness.seed (0 if the config has none) the images and given labels are those of
+the first iterations of tools/train.py, on one process. Without --checkpoint the teacher is random,
+so its pseudo-labels, and the classes that ClassMix cuts out by them, mean nothing.
+"""
+_WIDTH, _WIDEST = 9.6, 2.4  # of a panel and of a column, in inches at 100 dots an inch
+
+
+def pictures(rgb: Tensor) -> list[np.ndarray]:
+    """RGB in [0, 1] (B, 3, H, W) as images (H, W, 3), uint8."""
+    return list((rgb * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+
+
+def given_labels(samples: Sequence) -> list[np.ndarray]:
+    """The label maps (H, W) of a batch."""
+    return [sample.gt_sem_seg.data[0].cpu().numpy() for sample in samples]
+
+
+@torch.no_grad()
+def unlabeled_columns(
+    model: SemiBaseSegmentor, images: Tensor, samples: list, teacher: str
+) -> dict[str, list]:
+    """Titled columns of the unlabelled half of a batch, by the segmentor's own functions."""
+    weak, _ = model.pseudo_label(images, samples)
+    strong = model.strong_view(weak)
+    to_rgb = model.data_preprocessor.to_rgb
+    weak_labels, strong_labels = (
+        [PseudoLabels(labels, confidence, model.weak_threshold) for labels, confidence
+         in zip(batch.labels.cpu().numpy(), batch.confidence.cpu().numpy(), strict=True)]
+        for batch in (weak, strong)
+    )
+    mix = 'not mixed' if model.mix is None else type(model.mix).__name__
+    return {
+        'weak view': pictures(to_rgb(weak.images)),
+        'given labels': given_labels(samples),
+        f'pseudo-labels of\n{teacher} teacher': weak_labels,
+        f'strong view\n({mix})': pictures(to_rgb(strong.images)),
+        'its pseudo-labels': strong_labels,
+        'its confidence\n(black 0, white 1)': list(strong.confidence.float().cpu().numpy()),
+    }
+
+
+def collect(
+    cfg: Config, loader: DataLoader, number: int, checkpoint: str | None, trusted: Sequence[str]
+) -> dict[str, dict[str, list]]:
+    """Go through training batches until every panel has its number of images.
+
+    Returns:
+        dict: Name of the panel to its titled columns; 'file' holds the names of the images.
+    """
+    model = None
+    if issubclass(MODELS.get(cfg.model.type), SemiBaseSegmentor):
+        model = load_model(cfg, checkpoint, trusted).train()
+        preprocessor = model.data_preprocessor
+    elif checkpoint is None:
+        preprocessor = MultiBranchDataPreprocessor(cfg.model.data_preprocessor)
+    else:
+        raise ValueError(f'--checkpoint is for the teacher, and {cfg.model.type} has none.')
+    panels: dict[str, dict[str, list]] = {}
+    for batch in training_batches(cfg, loader):
+        if model is None:
+            data = preprocessor.data_preprocessor(batch, True)
+            data = {key: dict(sup=value) for key, value in data.items()}
+        else:
+            data = preprocessor(batch, True)
+        for branch, samples in data['data_samples'].items():
+            images = data['inputs'][branch]
+            if branch == 'sup':
+                columns = {'image, as fed': pictures(preprocessor.to_rgb(images)),
+                           'given labels': given_labels(samples)}
+            else:
+                teacher = 'the' if checkpoint else 'a random'
+                columns = unlabeled_columns(model, images, samples, teacher)
+            columns['file'] = [Path(sample.img_path).name for sample in samples]
+            panel = panels.setdefault('labeled' if branch == 'sup' else 'unlabeled', {})
+            for title, cells in columns.items():
+                panel[title] = (panel.get(title, []) + cells)[:number]
+        if all(len(panel['file']) == number for panel in panels.values()):
+            return panels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='train config file')
+    parser.add_argument('--number', type=int, default=4, help='images in each picture')
+    parser.add_argument('--output', type=Path,
+                        help='folder to write to (default: work_dirs/NAME_OF_CONFIG/browse)')
+    parser.add_argument('--checkpoint', help='weights of the teacher')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
+                        help='override settings of the config, as key=value')
+    parser.add_argument('--trust-checkpoint', metavar='FILE', action='append', default=[],
+                        help='a checkpoint that may be unpickled without restriction')
+    args = parser.parse_args()
+    if args.number < 1:
+        parser.error('--number must be at least 1')
+    try:
+        cfg = read_config(args.config, args.cfg_options)
+        loader = training_loader(cfg)
+        panels = collect(cfg, loader, args.number, args.checkpoint, args.trust_checkpoint)
+    except (AssertionError, OSError, ValueError) as error:  # mmseg asserts that a list is there
+        parser.error(f'{error}\ntools/check_data.py {args.config} lists what is wrong with data.')
+    output = args.output or Path(cfg.work_dir) / 'browse'
+    output.mkdir(parents=True, exist_ok=True)
+    meta, ignore_index = loader.dataset.metainfo, 255
+    for name, columns in panels.items():
+        files = columns.pop('file')
+        if name == 'unlabeled' and all((labels == 255).all() for labels in columns['given labels']):
+            del columns['given labels']
+        picture = draw_panel(
+            columns, meta['classes'], meta['palette'], ignore_index,
+            min(_WIDEST, _WIDTH / len(columns)), row_labels=files)
+        cv2.imwrite(str(output / f'{name}.png'), picture[..., ::-1])
+        print(f'{len(files)} {name} images drawn to {output / name}.png')
+
+
+if __name__ == '__main__':
+    main()
