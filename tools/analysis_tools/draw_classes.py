@@ -23,15 +23,15 @@ def main() -> None:
     found = [kind for kind in HISTORIES if (args.work_dir / kind.file_name).is_file()]
     if not found:
         parser.error(f'{args.work_dir} has neither ' + ' nor '.join(
-            f'{kind.file_name}' for kind in HISTORIES) + ': name the work directory of a run with '
+            kind.file_name for kind in HISTORIES) + ': name the work directory of a run with '
             'ClassRelationHook or PseudoLabelQualityHook')
     out = args.out or args.work_dir
     out.mkdir(parents=True, exist_ok=True)
     for kind in found:
         try:
             history = kind.load(args.work_dir)
-        except (ValueError, OSError, TypeError) as error:
-            parser.error(f'{args.work_dir / kind.file_name} cannot be read: {error}')
+        except ValueError as error:
+            parser.error(str(error))
         for name, figure in history.draw().items():
             figure.savefig(out / f'{name}.png')
             print(f'{out / name}.png: {len(history.iterations)} records, up to iteration '

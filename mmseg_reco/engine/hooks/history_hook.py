@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -46,9 +47,15 @@ class History:
 
         Raises:
             FileNotFoundError: There is none.
+            ValueError: It is damaged, or holds something else.
         """
-        with np.load(osp.join(work_dir, cls.file_name), allow_pickle=False) as arrays:
-            return cls(**arrays)
+        path = osp.join(work_dir, cls.file_name)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(**arrays)
+        except (BadZipFile, EOFError, TypeError, ValueError) as error:
+            raise ValueError(f'{path} cannot be read ({error}): it is damaged, or not a file that '
+                             f'a hook wrote as {cls.__name__}.') from error
 
     def draw(self) -> dict[str, Figure]:
         """Draw pictures, by name."""
