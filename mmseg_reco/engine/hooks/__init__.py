@@ -4,6 +4,7 @@ from .check_data_hook import CheckDataHook
 from .class_relation_hook import ClassHistory, ClassRelationHook
 from .mean_teacher_hook import MeanTeacherHook
 from .numerical_watch_hook import NumericalWatchHook
+from .prediction_panel_hook import PredictionPanelHook
 from .preemption_hook import EXIT_PREEMPTED, PreemptionHook
 from .pseudo_label_quality_hook import PseudoLabelHistory, PseudoLabelQualityHook
 from .safe_checkpoint_hook import SafeCheckpointHook
@@ -17,6 +18,7 @@ __all__ = [
     'ClassRelationHook',
     'MeanTeacherHook',
     'NumericalWatchHook',
+    'PredictionPanelHook',
     'PreemptionHook',
     'PseudoLabelHistory',
     'PseudoLabelQualityHook',
