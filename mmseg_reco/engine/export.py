@@ -20,7 +20,7 @@ _OWN_ARGUMENTS = ('projector', 'tap', 'losses', 'avg_non_ignore')
 _OWN_WEIGHTS = ('projector.', 'losses.')
 # What inference and testing read; how the run was trained stays behind.
 _KEPT = ('default_scope', 'custom_imports', 'env_cfg', 'log_level', 'visualizer', 'test_dataloader',
-         'test_evaluator', 'test_cfg', 'tta_model', 'tta_pipeline')
+         'test_evaluator', 'test_cfg', 'test_pipeline', 'tta_model', 'tta_pipeline')
 
 
 def plain_checkpoint(checkpoint: Any, network: str | None = None) -> tuple[dict, str | None]:
@@ -101,7 +101,10 @@ def plain_config(cfg: Config) -> Config:
     plain = {key: settings[key] for key in _KEPT if settings.get(key) is not None}
     plain['model'] = plain_model(settings.get('model') or {}, settings.get('data_preprocessor'))
     plain.setdefault('default_scope', 'mmseg')
-    # the inferencer insists on one
+    # mmseg's inference_model reads the one, its inferencer insists on the other
+    pipeline = (settings.get('test_dataloader') or {}).get('dataset', {}).get('pipeline')
+    if pipeline:
+        plain.setdefault('test_pipeline', pipeline)
     plain.setdefault('visualizer', dict(type='SegLocalVisualizer', name='visualizer'))
     drawing = (settings.get('default_hooks') or {}).get('visualization')
     if drawing:  # stock test.py --show-dir needs it

@@ -106,3 +106,15 @@ def test_a_cascade_of_this_package_becomes_the_stock_one():
 def test_a_config_without_a_segmentor_is_refused():
     with pytest.raises(ValueError, match='model.decode_head'):
         plain_config(Config(dict(model=dict(type='FasterRCNN'))))
+
+
+def test_what_inference_reads_is_there():
+    network = dict(type='EncoderDecoder', decode_head=dict(type='FCNHead'))
+    loader = dict(dataset=dict(type='BaseSegDataset', pipeline=[dict(type='LoadImageFromFile')]))
+    plain = plain_config(Config(dict(model=network, test_dataloader=loader)))
+    assert plain.test_pipeline == loader['dataset']['pipeline']
+    assert plain.visualizer.type == 'SegLocalVisualizer'
+    assert plain.default_scope == 'mmseg'
+    own = dict(test_pipeline=[dict(type='A')], visualizer=dict(type='B'), default_scope='mine')
+    plain = plain_config(Config(dict(own, model=network, test_dataloader=loader)))
+    assert {key: plain[key] for key in own} == own
