@@ -1,0 +1,116 @@
+# Licensed under the Apache License, Version 2.0.
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny_semi import write_semi_config
+
+from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
+
+SCRIPT = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'show_sampling.py'
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location('show_sampling', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def one_step(tool, path, **changes):
+    cfg = read_config(str(path))
+    cfg.merge_from_dict(changes)
+    model = load_model(cfg).train()
+    batch = next(training_batches(cfg, training_loader(cfg)))
+    return model, tool.record(model, batch), cfg
+
+
+def test_queries_are_hard_pixels_of_their_class_and_keys_of_other_classes(tool, tiny_config):
+    path = write_semi_config(tiny_config)
+    model, draws, _ = one_step(tool, path, **{'model.semi_train_cfg.burn_in': 99})
+    assert draws.images.shape == (4, 3, 32, 32)
+    assert draws.queries.shape == (3, 8) and draws.negatives.shape == (3, 8, 8)
+    labels = draws.labels.flatten()
+    probs = draws.probs.movedim(1, -1).reshape(-1, 3)
+    active = draws.active.nonzero().flatten().tolist()
+    assert len(active) >= 2
+    for c in active:
+        for q in range(8):
+            pixel = draws.queries[c, q]
+            assert labels[pixel] == c and probs[pixel, c] < 0.97
+            keys = labels[draws.negatives[c, q]]
+            assert (keys != c).all() and (keys < 3).all()
+    # the labelled half has its labels, at the size of the representations
+    size = draws.labels.shape[-1]
+    step = 32 // size
+    sup = sorted((i, sample) for i, sample in enumerate(draws.labels[:2]))
+    masks = {int(i): cv2.imread(str(path.parent / 'masks' / f'{i}.png'), 0) for i in range(3)}
+    for _, shown in sup:
+        assert any((shown.numpy() == mask[step // 2::step, step // 2::step]).mean() > 0.9
+                   for mask in masks.values())
+
+
+def test_dots_are_drawn_where_the_pixels_are(tool):
+    labels = torch.tensor([[[0, 1], [1, 0]], [[1, 1], [255, 0]]])
+    draws = tool.Draws(None, labels, None, None, None, None)
+    pictures = [np.zeros((8, 12, 3), np.uint8)] * 2
+    first, second = tool.dots_of(torch.tensor([1, 7, 1, 4]), draws, pictures, star=4)
+    assert first.places.tolist() == [[1.5, 8.5]] and first.labels.tolist() == [1]
+    assert second.places.tolist() == [[1.5, 2.5], [5.5, 8.5]]
+    assert second.labels.tolist() == [1, 0]
+    assert first.star is None and second.star == 0
+
+
+def test_probability_is_that_of_the_label(tool):
+    probs = torch.tensor([[.2, .5], [.8, .5]])[None, :, None].expand(1, 2, 1, 2)
+    draws = tool.Draws(None, torch.tensor([[[1, 255]]]), probs, None, None, None)
+    own = tool.own_probability(draws, 255)
+    assert own[0, 0, 0] == pytest.approx(.8) and np.isnan(own[0, 0, 1])
+
+
+def run(tool, monkeypatch, *arguments):
+    monkeypatch.setattr('sys.argv', ['show_sampling.py', *map(str, arguments)])
+    tool.main()
+
+
+def test_picture_and_table(tool, tiny_config, tmp_path, monkeypatch, capsys):
+    path, out = write_semi_config(tiny_config), tmp_path / 'sampling.png'
+    run(tool, monkeypatch, path, '--class', 'b', '--number', 2, '--output', out)
+    printed = capsys.readouterr().out
+    assert 'keys of b (%)' in printed and str(out) in printed
+    rows = {cells[0]: cells[1:] for cells in (
+        [cell.strip() for cell in line.split('|')[1:-1]] for line in printed.splitlines()) if cells}
+    assert float(rows['b'][3]) == 0
+    assert sum(float(rows[name][3]) for name in 'abc') == pytest.approx(100, abs=0.2)
+    picture = cv2.imread(str(out))
+    assert picture.shape[1] == 960 and len(np.unique(picture)) > 20
+
+
+def test_a_supervised_model_with_reco_works_too(tool, tiny_config):
+    text = tiny_config.read_text().replace(
+        "type='EncoderDecoder',",
+        "type='EmbeddingEncoderDecoder', projector=dict(channels=8, embed_dims=8), "
+        "losses=[dict(type='ReCoLoss', num_queries=4, num_negatives=5)],")
+    tiny_config.write_text(text)
+    model, draws, cfg = one_step(tool, tiny_config)
+    assert len(draws.images) == 2 and draws.negatives.shape == (3, 4, 5)
+    images = tool.images_of(model, draws.images, cfg)
+    files = [cv2.imread(str(tiny_config.parent / 'images' / f'{i}.png'))[..., ::-1]
+             for i in range(6)]
+    assert all(any((image == file).all() for file in files) for image in images)
+
+
+def test_wrong_use_is_refused(tool, tiny_config, monkeypatch, capsys):
+    path = write_semi_config(tiny_config)
+    for arguments, message in (
+            ((tiny_config, ), 'has no ReCoLoss'),
+            ((path, '--class', 'zebra'), 'the classes are a, b, c'),
+            ((path, '--number', 0), 'at least 1'),
+            (('missing.py', ), 'missing.py')):
+        with pytest.raises(SystemExit) as stop:
+            run(tool, monkeypatch, *arguments)
+        assert stop.value.code == 2 and message in capsys.readouterr().err
