@@ -53,6 +53,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmseg_reco', 'mmseg_reco.*']),
+    package_data={'mmseg_reco': ['py.typed']},
     install_requires=[line for line in runtime if not is_openmmlab(line)],
     extras_require={
         'mim': [line for line in runtime if is_openmmlab(line)],
