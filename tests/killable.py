@@ -104,13 +104,16 @@ def kill_at(place: str, signals: tuple = ()) -> None:
 
 
 def _spend_no_time() -> None:
-    """Leave out what is slow in mmengine and of no interest here."""
+    """Leave out what is slow and of no interest here."""
     import mmengine.config.config
     import mmengine.runner.runner
+
+    from mmseg_reco.engine.hooks.history_hook import HistoryHook
 
     gc.freeze()  # every dataset collects garbage, among all that has been imported
     mmengine.config.config.FormatCode = lambda text, **kwargs: (text, True)
     mmengine.runner.runner.collect_env = dict
+    HistoryHook._draw = lambda self, runner: None
 
 
 def _train(config: str, work_dir: str, options: dict, resume: bool, place: str | None,

@@ -212,30 +212,30 @@ class Oracle(nn.Module):
         return (dense == classes) * 0.7 + 0.1
 
 
+class Model(SemiBaseSegmentor):
+    """Pads images at the right and below with what would be class 2."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.teacher, self.weight = Oracle(), nn.Parameter(torch.zeros(1))
+        self.semi_train_cfg = dict(teacher_train_mode=True)
+        self.num_classes, self.ignore_index, self.align_corners = 3, 255, False
+
+    def data_preprocessor(self, data, training):
+        (image, ), (sample, ) = data['inputs'], data['data_samples']
+        return dict(inputs=nn.functional.pad(image[None], (0, 2, 0, 4), value=2),
+                    data_samples=[sample])
+
+
 def test_padding_is_cut_and_labels_are_compared_at_the_size_of_the_truth():
-    class Model(SemiBaseSegmentor):
-
-        def __init__(self):
-            nn.Module.__init__(self)
-            self.teacher, self.weight = Oracle(), nn.Parameter(torch.zeros(1))
-            self.semi_train_cfg = dict(teacher_train_mode=True)
-            self.num_classes, self.ignore_index, self.align_corners = 3, 255, False
-
-        def data_preprocessor(self, data, training):
-            """Pads 4 x 6 to 8 x 8 with what would be class 2."""
-            (image, ), (sample, ) = data['inputs'], data['data_samples']
-            images = nn.functional.pad(image[None], (0, 2, 0, 4), value=2)
-            return dict(inputs=images, data_samples=[sample])
-
     image = torch.zeros(3, 4, 6)
     image[:, :, 3:] = 1
     truth = torch.zeros(8, 12, dtype=torch.int64)  # twice as large
     truth[:, 6:] = 1
     truth[:, 9:] = 2
     truth[0] = 255
-    sample = make_sample(truth, (4, 6))
-    hook = PseudoLabelQualityHook(dataset=[dict(inputs=image, data_samples=sample)])
-    hook.num_images = 1
+    hook = PseudoLabelQualityHook(
+        num_images=1, dataset=[dict(inputs=image, data_samples=make_sample(truth, (4, 6)))])
     model = Model().train()
     assert model.teacher.training
     counts = hook._count(model, 0.75)
@@ -245,6 +245,25 @@ def test_padding_is_cut_and_labels_are_compared_at_the_size_of_the_truth():
     assert counts[2].tolist() == [35, 14, 0]
     assert counts[3].tolist() == [42, 21, 21]
     assert model.training and model.teacher.training
+
+
+def test_ranks_share_the_images_and_one_that_gets_none_counts_nothing(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    dataset = [
+        dict(inputs=torch.randint(0, 3, (3, 4, 6), generator=generator).float(),
+             data_samples=make_sample(torch.randint(0, 3, (4, 6), generator=generator), (4, 6)))
+        for _ in range(9)]
+    hook, module = PseudoLabelQualityHook(num_images=3, dataset=dataset), (
+        'mmseg_reco.engine.hooks.pseudo_label_quality_hook')
+    whole = hook._count(Model(), 0.5)
+    assert whole[0].sum() == 3 * 24
+    monkeypatch.setattr(f'{module}.get_world_size', lambda: 4)
+    shares = []
+    for rank in range(4):
+        monkeypatch.setattr(f'{module}.get_rank', lambda rank=rank: rank)
+        shares.append(hook._count(Model(), 0.5))
+    assert [int(share[0].sum()) for share in shares] == [24, 24, 24, 0]
+    assert torch.equal(sum(shares), whole)
 
 
 def test_what_cannot_work_is_said_before_training():
