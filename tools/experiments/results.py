@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 OUTPUT = 'output.log'
-TIMES = 'times.json'
+HISTORY = 'history.json'
 _TABLE_ROW = re.compile(r'^\|\s*(.+?)\s*\|\s*([\d.]+|nan)\s*\|\s*(?:[\d.]+|nan)\s*\|$')
 _ITERATION = re.compile(r'Iter\(train\)\s*\[\s*(\d+)/(\d+)\].*?eta: (\S+(?: days?, \S+)?)')
 
@@ -89,7 +89,43 @@ def harvest(work_dir: Path, iterations: int) -> dict[str, Any] | None:
                for step, entry in curve.items() if step <= iterations])
     if len(scores) > 1:
         result['student'] = scores[1]
-    return dict(result, **json.loads((work_dir / TIMES).read_text()))
+    history = _history(work_dir)
+    if history.pop('ends') != history['starts']:  # who was to take the time was killed
+        history.update(seconds=None, cpu_seconds=None)
+    return dict(result, **history)
+
+
+def _history(work_dir: Path) -> dict[str, Any]:
+    path = work_dir / HISTORY
+    if path.exists():
+        return json.loads(path.read_text())
+    return dict(seconds=0.0, cpu_seconds=0.0, starts=0, ends=0, commits=[])
+
+
+def note_start(work_dir: Path, commit: str | None) -> None:
+    """Note that a process of a run starts, and of which code."""
+    history = _history(work_dir)
+    history['starts'] += 1
+    if commit not in history['commits']:
+        history['commits'].append(commit)
+    write(work_dir / HISTORY, json.dumps(history))
+
+
+def note_end(work_dir: Path, seconds: float, cpu_seconds: float) -> None:
+    """Note that a process of a run has ended, and add its time to that of earlier ones."""
+    history = _history(work_dir)
+    history['ends'] += 1
+    history['seconds'] = round(history['seconds'] + seconds, 1)
+    history['cpu_seconds'] = round(history['cpu_seconds'] + cpu_seconds, 1)
+    write(work_dir / HISTORY, json.dumps(history))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    unfinished.write_text(text, encoding='utf-8')
+    unfinished.replace(path)
 
 
 def append(path: Path, result: dict[str, Any]) -> None:

@@ -120,7 +120,8 @@ class Experiments:
         """Choose the labelled images of all seeds, for the numbers of labels that lack them.
 
         Raises:
-            ValueError: The choice is impossible, or there are no data.
+            ValueError: The choice is impossible.
+        FileNotFoundError: There are no data.
         """
         protocol, missing = self.protocol, set()
         for name in names:
@@ -131,6 +132,9 @@ class Experiments:
         if not missing:
             return
         data = Path(self.args.data_root or data_root_of(protocol))
+        if not (data / protocol.mask_dir).is_dir():
+            raise FileNotFoundError(f'There is no folder {data / protocol.mask_dir}: give the '
+                                    "data's with --data-root; docs/datasets.md prepares them.")
         print(f'Choosing labelled images: {", ".join(map(str, sorted(missing)))} of {data}')
         made = subprocess.run(
             [sys.executable, ROOT / 'tools/dataset_converters/make_splits.py',
@@ -154,7 +158,7 @@ class Experiments:
             protocol=self.protocol.name, setting=run.setting, row=run.row, seed=run.seed, **found,
             digest=self.digests[training.name], config=config_path(self.protocol, run),
             overrides=self.changes[training.name], amp=self.args.amp, weights=self.weights,
-            commit=commit(), torch=version('torch'), threads=self.args.threads, machine=machine(),
+            torch=version('torch'), threads=self.args.threads, machine=machine(),
             finished=datetime.now(timezone.utc).isoformat(timespec='seconds')))
         self.write_tables()
 
@@ -174,7 +178,7 @@ class Experiments:
 
     def write_tables(self) -> None:
         """Write OUT/table.md."""
-        write(self.out / 'table.md', self.tables())
+        results.write(self.out / 'table.md', self.tables())
 
     def publish(self, folder: Path) -> None:
         """Copy the results that count to FOLDER, and the tables between two marks of FOLDER.md."""
@@ -187,32 +191,15 @@ class Experiments:
         begin, end = (
             f'<!-- {word} of {self.protocol.name}, written by tools/experiments/run.py -->'
             for word in ('begin', 'end'))
-        text = page.read_text() if page.exists() else '# Results\n'
+        text = page.read_text(encoding='utf-8') if page.exists() else '# Results\n'
         if begin not in text:
             text += f'\n{begin}\n{end}\n'
         head, rest = text.split(begin, 1)
         tail = rest.split(end, 1)[1]
         tables_of_runs = (f'{self.tables()}\nEvery run: [{file.name}]({folder.name}/{file.name}), '
                           'with its curve of validation and what its config changes.\n')
-        write(page, f'{head}{begin}\n{tables_of_runs}{end}{tail}')
+        results.write(page, f'{head}{begin}\n{tables_of_runs}{end}{tail}')
         print(f'{len(lines)} results: {file}; tables: {page}')
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name}.tmp')
-    unfinished.write_text(text)
-    unfinished.replace(path)
-
-
-def commit() -> str | None:
-    """The commit of the code, with ``-dirty`` where files differ from it."""
-    try:
-        return subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=12'], cwd=ROOT,
-                              check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def machine() -> str:

@@ -110,7 +110,8 @@ def _class_table(protocol: Protocol, results: Results, setting: str) -> list[str
 
 
 def _times(results: Results, row: str) -> list[str]:
-    runs = [result for (_, name, _), result in results.items() if name == row]
+    runs = [result for (_, name, _), result in results.items()
+            if name == row and result['seconds'] is not None]
     if not runs:
         return ['–'] * 3
     return [f'{fmean(run[key] for run in runs) / 60:.1f}' for key in ('seconds', 'cpu_seconds')] + [
@@ -123,7 +124,8 @@ def _origin(results: list[dict[str, Any]]) -> str:
         return 'No results yet.'
 
     def all_of(key: str) -> str:
-        return ', '.join(sorted({str(result.get(key)) for result in results}))
+        return ', '.join(sorted({str(result[key]) for result in results}))
 
+    commits = {str(name) for result in results for name in result['commits']}
     return (f'{len(results)} runs. Machine: {all_of("machine")}; threads of a run: '
-            f'{all_of("threads")}; torch {all_of("torch")}; commits: {all_of("commit")}.')
+            f'{all_of("threads")}; torch {all_of("torch")}; commits: {", ".join(sorted(commits))}.')

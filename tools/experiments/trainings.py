@@ -3,7 +3,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -94,6 +93,7 @@ class Trainings:
             fcntl.flock(training.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.say(f'{training.name}: left to the process that is at it')
+            training.lock.close()
             return
         try:
             if not self.wanted(training):
@@ -102,9 +102,11 @@ class Trainings:
                 return
         except ValueError as error:
             self._fail(training, error)
+            training.lock.close()
             return
         config = training.work_dir / 'config.py'
-        config.write_text(training.config)
+        results.write(config, training.config)
+        results.note_start(training.work_dir, commit())
         environment = dict(os.environ, OMP_NUM_THREADS=str(self.threads),
                            MKL_NUM_THREADS=str(self.threads))
         environment['PYTHONPATH'] = os.pathsep.join(
@@ -129,15 +131,18 @@ class Trainings:
             return
         code = training.process.returncode = os.waitstatus_to_exitcode(status)
         self.active.remove(training)
-        self._trained += training.iterations - training.from_iteration
-        self._add_times(training, usage.ru_utime + usage.ru_stime)
+        self._trained += max(0, results.progress(training.work_dir)[0] - training.from_iteration)
+        results.note_end(training.work_dir, time.monotonic() - training.started,
+                         usage.ru_utime + usage.ru_stime)
         try:
             if code == 0:
                 self.finish(training)
                 self._done += 1
                 self.say(f'{training.name}: done')
             elif not self.signals:
-                raise ValueError(results.last_words(training.work_dir) or f'exit code {code}')
+                raise ValueError(
+                    f'killed by {signal.Signals(-code).name}' if code < 0 else
+                    results.last_words(training.work_dir) or f'exit code {code}')
         except ValueError as error:
             self._fail(training, error)
         training.lock.close()
@@ -146,17 +151,6 @@ class Trainings:
         log = training.work_dir / results.OUTPUT
         self.failures.append(f'{training.name}: {error}; see {log}')
         self.say(f'{training.name}: failed ({error})')
-
-    def _add_times(self, training: Training, cpu_seconds: float) -> None:
-        """Count the time of this process to that of the run's earlier ones."""
-        path = training.work_dir / results.TIMES
-        times = json.loads(path.read_text()) if path.exists() else dict(
-            seconds=0.0, cpu_seconds=0.0, starts=0)
-        seconds = time.monotonic() - training.started
-        path.write_text(json.dumps(dict(
-            seconds=round(times['seconds'] + seconds, 1),
-            cpu_seconds=round(times['cpu_seconds'] + cpu_seconds, 1),
-            starts=times['starts'] + 1)))
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signals += 1
@@ -193,3 +187,16 @@ class Trainings:
             print(f'\r\033[K{line[:os.get_terminal_size().columns - 1]}', end='', flush=True)
         elif self.active:
             print(line, flush=True)
+
+
+def commit() -> str | None:
+    """The commit of the code and the configs, with ``-dirty`` where files differ from it."""
+    def git(*words: str) -> str:
+        return subprocess.run(['git', *words], cwd=ROOT, check=True, capture_output=True,
+                              text=True).stdout.strip()
+
+    try:
+        changed = git('status', '--porcelain', '--', 'mmseg_reco', 'configs', 'tools/train.py')
+        return git('rev-parse', '--short=12', 'HEAD') + ('-dirty' if changed else '')
+    except (OSError, subprocess.CalledProcessError):
+        return None

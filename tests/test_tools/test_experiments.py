@@ -1,0 +1,498 @@
+# Licensed under the Apache License, Version 2.0.
+"""The experiment runner on a little protocol: with real trainings once, else with a stand-in."""
+
+import fcntl
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEACHER = """
+_base_ = './tiny.py'
+custom_imports = dict(imports=['mmseg_reco'])
+model = dict(_delete_=True, type='MeanTeacherReCo', segmentor=_base_.model, losses=[])
+train_dataloader = dict(
+    batch_size=4,
+    sampler=dict(_delete_=True, type='MultiSourceSampler', batch_size=4, source_ratio=[1, 1]),
+    dataset=dict(_delete_=True, type='LabeledUnlabeledDataset', dataset=_base_.dataset,
+                 labeled='none.txt', unlabeled='none.txt'))
+custom_hooks = [dict(type='MeanTeacherHook'), dict(type='SamplingHook')]
+val_cfg = dict(type='TeacherStudentValLoop')
+default_hooks = dict(checkpoint=dict(save_best='teacher/mIoU', rule='greater'))
+"""
+PARTIAL = """
+_base_ = './tiny.py'
+train_dataloader = dict(dataset=dict(
+    _delete_=True, type='PartialLabelDataset', level='p25', seed=0, dataset=_base_.dataset))
+"""
+PROTOCOL = """
+from protocol import Protocol, Row, Setting
+
+PROTOCOL = Protocol(
+    name='little', title='Little', iterations=2, val_interval=1,
+    settings={{'semi-2': Setting('2 images', labels=2), 'p0': Setting('p0', level='p0')}},
+    rows={{'supervised': Row('Supervised', '{here}/tiny.py', '{here}/partial.py'),
+           'teacher': Row('Teacher', '{here}/teacher.py',
+                          changes=lambda cfg: {{'custom_hooks.0.momentum': 0.5}})}},
+    mask_dir='masks', train_list='train.txt', baselines=('supervised', ))
+"""
+# Does what tools/train.py does, as far as the runner sees it.
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+config, work_dir = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[3])
+cfg = dict()
+exec(config.read_text(), cfg)
+orders = pathlib.Path(__file__).parent
+name = work_dir.parent.name
+state = work_dir / 'state'
+step, last = int(state.read_text()) if state.exists() else 0, cfg['train_cfg']['max_iters']
+(orders / 'started').open('a').write(f'{name} {step}\\n')
+if (orders / f'fail-{name}').exists():
+    sys.exit('Something is wrong.')
+def leave(*_):
+    if not (orders / 'deaf').exists():
+        state.write_text(str(step))
+        os._exit(75)
+signal.signal(signal.SIGTERM, leave)
+folder = work_dir / str(time.time_ns()) / 'vis_data'
+folder.mkdir(parents=True)
+networks = ['teacher/', 'student/'] if 'segmentor' in cfg['model'] else ['']
+while step < last:
+    step += 1
+    print(f'Iter(train) [ {step}/{last}]  lr: 1.0e-02  eta: 0:00:01  time: 1', flush=True)
+    if step == 1 and (orders / f'wait-{name}').exists():
+        (orders / 'waiting').touch()
+        while True:
+            time.sleep(0.05)
+    entry = dict(step=step)
+    for index, network in enumerate(networks):
+        a, b = 10 * step + index, 30 * step + cfg['randomness']['seed']
+        entry.update({network + 'mIoU': (a + b) / 2, network + 'aAcc': 1., network + 'mAcc': 2.})
+        print('x - INFO - per class results:\\nx - INFO - ')
+        print('| Class | IoU | Acc |\\n+---+---+---+')
+        print(f'|  a  | {a} | 1.0 |\\n|  b c  | {b} | 1.0 |\\n+---+---+---+')
+    with (folder / 'scalars.json').open('a') as file:
+        file.write(json.dumps(entry) + '\\n')
+"""
+
+
+@pytest.fixture
+def experiments(tiny_config, monkeypatch):
+    """Calls ``run.py``, on a protocol in whose folder the data are."""
+    monkeypatch.syspath_prepend(ROOT / 'tools/experiments')
+    import run
+    here = tiny_config.parent
+    (here / 'train.txt').write_text('0\n1\n2\n3\n4\n')
+    (here / 'val.txt').write_text('5\n')
+    tiny_config.write_text(tiny_config.read_text().replace(
+        'shuffle=False),\n    dataset=dataset)',
+        "shuffle=False),\n    dataset=dict(dataset, ann_file='val.txt'))"))
+    (here / 'teacher.py').write_text(TEACHER)
+    (here / 'partial.py').write_text(PARTIAL)
+    (here / 'little.py').write_text(PROTOCOL.format(here=here))
+
+    def call(*arguments):
+        return run.main([str(here / 'little.py'), '--out', str(here / 'out'),
+                         *map(str, arguments)])
+
+    call.here, call.out = here, here / 'out'
+    call.lines = lambda: [json.loads(line) for line in
+                          (call.out / 'results.jsonl').read_text().splitlines()]
+    return call
+
+
+@pytest.fixture
+def stand_in(experiments, monkeypatch):
+    """The same with the stand-in for ``tools/train.py``; returns a call and its orders' folder."""
+    import trainings
+    script = experiments.here / 'train.py'
+    script.write_text(STAND_IN)
+    monkeypatch.setattr(trainings, 'TRAIN', script)
+    monkeypatch.setattr(trainings, 'SECONDS_BETWEEN_LOOKS', 0.02)
+    for seed in range(3):  # there are some, so none are chosen
+        folder = experiments.out / f'splits/any/2/{seed}'
+        folder.mkdir(parents=True)
+        (folder / 'unlabeled.txt').touch()
+    return experiments
+
+
+def started(stand_in):
+    return [line.split() for line in (stand_in.here / 'started').read_text().splitlines()]
+
+
+def test_real_runs_of_each_kind(experiments, capsys):
+    semi = '--only', 'semi-2', '--seeds', 1
+    assert experiments(*semi, '--jobs', 2) == 0, capsys.readouterr().err
+    lines = {line['row']: line for line in experiments.lines()}
+    assert set(lines) == {'supervised', 'teacher'}
+    teacher = lines['teacher']
+    assert teacher['network'] == 'teacher' and teacher['iteration'] == 2
+    assert lines['supervised']['network'] == 'model'
+    for line in lines.values():
+        assert line['seed'] == 1 and line['starts'] == 1 and line['threads'] == 1
+        assert set(line['IoU']) == {'a', 'b', 'c'}
+        assert [point[0] for point in line['curve']] == [1, 2]
+        assert line['curve'][-1][1] == line['mIoU']
+        assert abs(np.nanmean([x for x in line['IoU'].values()]) - line['mIoU']) < 0.02
+        assert line['seconds'] > line['cpu_seconds'] / 4 > 0
+    assert teacher['curve'][-1][2] == teacher['student']['mIoU']
+
+    work_dir = next(experiments.out.glob('runs/semi-2/teacher/1-*'))
+    assert [file.name for file in work_dir.glob('*.pth')] == ['iter_2.pth']
+    written = dict()
+    exec((work_dir / 'config.py').read_text(), written)  # plain values
+    assert written['custom_hooks'][0]['momentum'] == 0.5 and written['randomness']['seed'] == 1
+    labeled = Path(written['train_dataloader']['dataset']['labeled'])
+    unlabeled = Path(written['train_dataloader']['dataset']['unlabeled'])
+    names = [set(file.read_text().split()) for file in (labeled, unlabeled)]
+    assert list(map(len, names)) == [2, 3] and names[0] | names[1] == set('01234')
+
+    before = (experiments.out / 'results.jsonl').read_bytes()
+    assert experiments(*semi) == 0
+    assert (experiments.out / 'results.jsonl').read_bytes() == before
+
+
+def test_finished_runs_are_not_repeated_and_changed_ones_are(stand_in, capsys):
+    assert stand_in('--only', 'semi-2') == 0
+    assert len(started(stand_in)) == 6 and len(stand_in.lines()) == 6
+    assert '| Supervised | 40.5 ± 0.5 (3) |' in (stand_in.out / 'table.md').read_text()
+    assert stand_in('--only', 'semi-2') == 0
+    assert len(started(stand_in)) == 6
+
+    protocol = stand_in.here / 'little.py'
+    protocol.write_text(protocol.read_text().replace("momentum': 0.5", "momentum': 0.4"))
+    assert stand_in('--dry-run') == 0
+    printed = capsys.readouterr().out
+    assert 'done         semi-2/supervised/2' in printed
+    assert 'to do        semi-2/teacher/2' in printed and 'momentum=0.4' in printed
+    assert '9 runs: 3 done, 6 to do; 3 results are of other configs' in printed
+    assert '| Teacher |' not in table(stand_in)
+    assert stand_in('--only', 'semi-2') == 0
+    assert [name for name, _ in started(stand_in)][6:] == ['teacher'] * 3
+    assert len(stand_in.lines()) == 9  # the old ones are kept
+    protocol.write_text(protocol.read_text().replace("momentum': 0.4", "momentum': 0.5"))
+    assert stand_in('--only', 'semi-2') == 0  # and count again with their config
+    assert len(stand_in.lines()) == 9
+
+
+def table(stand_in):
+    assert stand_in('--table') == 0
+    return (stand_in.out / 'table.md').read_text()
+
+
+def test_digest_counts_what_matters_only(experiments):
+    import protocol
+    little = protocol.load_protocol(str(experiments.here / 'little.py'))
+    run = protocol.Run('semi-2', 'teacher', 0)
+
+    def digest(changes=(), seed=0, **places):
+        cfg, _ = protocol.resolve(little, protocol.Run('semi-2', 'teacher', seed),
+                                  protocol.Places('splits', **places))
+        cfg.merge_from_dict(dict(changes))
+        return protocol.digest(cfg)
+
+    assert run.name == 'semi-2/teacher/0'
+    assert digest() == digest({'train_dataloader.num_workers': 3, 'work_dir': 'x',
+                               'custom_hooks.1.type': 'ClassRelationHook',
+                               'default_hooks.logger.interval': 7})
+    others = [digest(seed=1), digest(weights='x'), digest({'optim_wrapper.optimizer.lr': 0.02}),
+              digest({'train_dataloader.batch_size': 2}), digest({'custom_hooks.0.interval': 2})]
+    assert len({digest(), *others}) == 6
+
+
+def interrupt(ready, times=1, number=signal.SIGINT):
+    """Send the signal to this process once it is time."""
+
+    def send():
+        deadline = time.monotonic() + 300
+        while not ready() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for _ in range(times):
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_goes_on_where_it_was(stand_in, capsys, number):
+    (stand_in.here / 'wait-supervised').touch()
+    handler = signal.getsignal(signal.SIGINT)
+    thread = interrupt((stand_in.here / 'waiting').exists, number=number)
+    assert stand_in('--only', 'semi-2/.*/0') == 75
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert started(stand_in) == [['supervised', '0']]  # nothing was started after the signal
+    assert not (stand_in.out / 'results.jsonl').exists()
+    assert 'the same command goes on' in capsys.readouterr().out
+
+    (stand_in.here / 'wait-supervised').unlink()
+    assert stand_in('--only', 'semi-2/.*/0') == 0
+    assert started(stand_in)[1:] == [['supervised', '1'], ['teacher', '0']]
+    first, second = stand_in.lines()
+    assert (first['starts'], second['starts']) == (2, 1)
+    assert first['seconds'] > 0 and first['mIoU'] == 40
+
+
+def test_second_signal_kills(stand_in):
+    for order in ('wait-supervised', 'deaf'):
+        (stand_in.here / order).touch()
+    thread = interrupt((stand_in.here / 'waiting').exists, times=2)
+    assert stand_in('--only', 'semi-2/.*/0') == 75
+    thread.join()
+    assert not list(stand_in.out.glob('runs/*/*/*/state'))
+
+
+@pytest.mark.slow
+def test_a_real_interrupted_run_ends_like_an_uninterrupted_one(experiments):
+    protocol = experiments.here / 'little.py'
+    protocol.write_text(protocol.read_text().replace(
+        'iterations=2, val_interval=1', 'iterations=300, val_interval=300'))
+    only = '--only', 'semi-2/teacher/0'
+    assert experiments(*only) == 0
+
+    def ready():
+        log = ''.join(file.read_text() for file in second.glob('runs/*/*/*/output.log'))
+        return re.search(r'Iter\(train\) \[ *20/300\]', log)
+
+    second = experiments.here / 'second'
+    thread = interrupt(ready)
+    assert experiments(*only, '--out', second) == 75
+    thread.join()
+    work_dir = next(second.glob('runs/semi-2/teacher/0-*'))
+    stopped, = work_dir.glob('*.pth')
+    step = int(stopped.stem.split('_')[1])
+    assert 20 <= step < 300
+    assert experiments(*only, '--out', second) == 0
+    assert re.search(rf'Iter\(train\) \[ *{step + 1}/300\]', (work_dir / 'output.log').read_text())
+    whole, = experiments.lines()
+    resumed, = [json.loads(line) for line in (second / 'results.jsonl').read_text().splitlines()]
+    assert resumed['starts'] == 2
+    for key in ('mIoU', 'IoU', 'aAcc', 'student', 'curve', 'digest', 'overrides'):
+        assert resumed[key] == whole[key]
+
+
+def test_failed_run_is_named_and_the_others_go_on(stand_in, capsys):
+    (stand_in.here / 'fail-supervised').touch()
+    assert stand_in('--only', 'semi-2/.*/[01]', '--jobs', 2) == 1
+    error = capsys.readouterr().err
+    for seed in (0, 1):
+        found = re.search(rf'FAILED semi-2/supervised/{seed}: Something is wrong.; see (.+)', error)
+        assert 'Something is wrong.' in Path(found[1]).read_text()
+    assert [line['row'] for line in stand_in.lines()] == ['teacher', 'teacher']
+    (stand_in.here / 'fail-supervised').unlink()
+    assert stand_in('--only', 'semi-2/.*/[01]') == 0
+    assert len(stand_in.lines()) == 4
+
+
+def test_run_of_another_process_is_left_alone_and_its_result_kept(stand_in, capsys):
+    assert stand_in('--only', 'semi-2/supervised/0') == 0
+    work_dir = next(stand_in.out.glob('runs/semi-2/supervised/0-*'))
+    (stand_in.out / 'results.jsonl').write_text('{"protocol": "lit')  # cut off
+    with open(work_dir / 'lock') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert stand_in('--only', 'semi-2/supervised/0') == 0
+        assert 'left to the process' in capsys.readouterr().out
+    assert stand_in('--only', 'semi-2/supervised/0') == 0
+    assert len(started(stand_in)) == 1  # its result was in its folder
+    import results
+    assert [line['mIoU'] for line in results.read(stand_in.out / 'results.jsonl')] == [40]
+
+
+def test_wrong_use_is_one_sentence(stand_in, capsys):
+    import run
+    shutil.rmtree(stand_in.out)
+    assert run.main(['nonsense']) == 2
+    assert "no protocol 'nonsense'. There are: camvid-cpu, camvid-gpu" in capsys.readouterr().err
+    assert stand_in('--only', 'nothing') == 2
+    assert stand_in('--weights', 'nothing.pth') == 2
+    assert 'no file nothing.pth' in capsys.readouterr().err
+    assert stand_in('--data-root', stand_in.here / 'nowhere') == 2
+    assert 'no folder' in capsys.readouterr().err
+    assert not (stand_in.here / 'started').exists()
+
+
+@pytest.mark.parametrize(
+    'name', [file.stem for file in sorted((ROOT / 'tools/experiments').glob('*.py'))
+             if '\nPROTOCOL = ' in file.read_text()])
+def test_every_protocol_resolves(experiments, monkeypatch, tmp_path, capsys, name):
+    import run
+    from protocol import load_protocol, resolve
+    name = name.replace('_', '-')
+    assert load_protocol(name).name == name
+    assert run.main([name, '--dry-run', '--seeds', '2', '--out', str(tmp_path / 'none')]) == 0
+    assert not (tmp_path / 'none').exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert f'{(len(lines) - 1) // 2} runs: 0 done' in lines[-1]
+    assert len([line for line in lines if 'randomness.seed=2' in line]) == (len(lines) - 1) // 2
+
+    protocol = load_protocol(name)
+    places = run.Places('SPLITS', 'DATA', 'WEIGHTS')
+    for experiment in run.runs_of(protocol, [2]):
+        cfg, _ = resolve(protocol, experiment, places)
+        setting = protocol.settings[experiment.setting]
+        text = str(cfg.train_dataloader)
+        if setting.labels is None:
+            assert f"'level': '{setting.level}'" in text and "'seed': 2" in text
+            assert 'splits' not in text
+        else:
+            assert f'SPLITS/{setting.labels}/2/labeled.txt' in text and 'level' not in text
+        assert text.count("'data_root': 'DATA'") == text.count("'data_root'") == 1
+        assert cfg.val_dataloader.dataset.data_root == 'DATA'
+        segmentor = cfg.model.get('segmentor', cfg.model)
+        assert segmentor.backbone.init_cfg.checkpoint == 'WEIGHTS'
+        assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end == protocol.iterations
+
+
+def test_methods_share_what_must_be_equal():
+    """Batch, schedule and augmentation of all rows; and each has the losses that it is named by."""
+    sys.path.insert(0, str(ROOT / 'tools/experiments'))
+    from protocol import Places, Run, load_protocol, resolve
+    protocol = load_protocol('camvid-cpu')
+    losses = {}
+    for setting in ('semi-20', 'p0'):
+        common = set()
+        for row in protocol.rows:
+            cfg, _ = resolve(protocol, Run(setting, row, 0), Places('splits'))
+            node = cfg.train_dataloader.dataset
+            pipeline = node.get('dataset', node).pipeline
+            common.add(str((cfg.train_dataloader.batch_size, cfg.optim_wrapper, cfg.param_scheduler,
+                            cfg.train_cfg, pipeline, cfg.val_dataloader)))
+            losses[setting, row] = [loss.type for loss in cfg.model.get('losses', [])]
+        assert len(common) == 1, common
+    for setting in ('semi-20', 'p0'):
+        assert losses[setting, 'supervised'] == losses[setting, 'classmix'] == []
+        assert losses[setting, 'supervised-reco'] == ['ReCoLoss']
+        assert losses[setting, 'reco-classmix'] == ['ReCoLoss']
+        assert losses[setting, 'rc2l'] == [
+            'RegionMaskContrastiveLoss', 'RegionFeatureContrastiveLoss',
+            'SemanticMaskConsistencyLoss']
+        assert losses[setting, 'reco-rfc-smc'] == [
+            'ReCoLoss', 'RegionFeatureContrastiveLoss', 'SemanticMaskConsistencyLoss']
+
+
+def cells(text, heading):
+    """A table as a dict of rows, each a dict of its cells."""
+    lines = text.split(f'### {heading}\n\n')[1].split('\n\n')[0].splitlines()
+    split = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
+    return {row[0]: dict(zip(split[0][1:], row[1:], strict=True)) for row in split[2:]}
+
+
+def test_tables_against_a_plain_loop(experiments):
+    import tables
+    from protocol import Ablation, Protocol, Row, Setting
+    protocol = Protocol(
+        'x', 'X', {'one': Setting('One'), 'two': Setting('Two')},
+        {name: Row(name.upper(), 'x.py') for name in ('base', 'good', 'bad', 'never')}, 7, 7,
+        'm', 'l', ablation=Ablation('one', 'good', {'less': Row('LESS', 'x.py')}),
+        baselines=('base', ))
+    generator = np.random.default_rng(0)
+    results = {}
+    for setting in ('one', 'two'):
+        for row in ('base', 'good', 'bad', 'less'):
+            for seed in range(4):
+                if (setting, row) in (('two', 'less'), ('two', 'bad')) or (row, seed) == ('bad', 1):
+                    continue
+                if (setting, row) == ('two', 'good') and seed:
+                    continue
+                iou = generator.uniform(0, 100, 2).tolist()
+                results[setting, row, seed] = dict(
+                    mIoU=sum(iou) / 2, IoU=dict(sky=iou[0], sea=None if seed == 3 else iou[1]),
+                    seconds=60 * seed, cpu_seconds=6.0, commits=['abc'], torch='2', threads=1,
+                    machine='M', **(dict(student=dict(mIoU=iou[0])) if row == 'good' else {}))
+    text = tables.report(protocol, results)
+
+    def expected(values, sign=''):
+        mean = sum(values) / len(values)
+        if len(values) == 1:
+            return f'{mean:{sign}.1f} (1)'
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        return f'{mean:{sign}.1f} ± {deviation:.1f} ({len(values)})'
+
+    def values(setting, row, key='mIoU'):
+        return {seed: results[setting, row, seed][key] for seed in range(4)
+                if (setting, row, seed) in results}
+
+    scores, gains = cells(text, 'mIoU'), cells(text, 'Difference to BASE, seed by seed')
+    assert set(scores) == {'BASE', 'GOOD', 'BAD'} and set(gains) == {'GOOD', 'BAD'}
+    for setting, title in (('one', 'One'), ('two', 'Two')):
+        for row in ('base', 'good', 'bad'):
+            own, base = values(setting, row), values(setting, 'base')
+            assert scores[row.upper()][title] == (expected(list(own.values())) if own else '–')
+            if row != 'base':
+                differences = [own[seed] - base[seed] for seed in own]
+                assert gains[row.upper()][title] == (
+                    expected(differences, '+') if differences else '–')
+    students = [result['mIoU'] for result in values('one', 'good', 'student').values()]
+    assert cells(text, 'mIoU of the student') == {
+        'GOOD': {'One': expected(students),
+                 'Two': expected([results['two', 'good', 0]['student']['mIoU']])}}
+    ablation = cells(text, 'Ablation, One')
+    less = [values('one', 'less')[seed] - values('one', 'good')[seed] for seed in range(4)]
+    assert list(ablation) == ['GOOD', 'LESS']
+    assert list(ablation['LESS'].values()) == [
+        expected(list(values('one', 'less').values())), expected(less, '+')]
+    classes = cells(text, 'IoU by class, One, mean over seeds')
+    seen = [iou['sea'] for iou in values('one', 'good', 'IoU').values() if iou['sea'] is not None]
+    assert len(seen) == 3 and classes['GOOD']['sea'] == f'{sum(seen) / 3:.1f}'
+    assert cells(text, 'Time')['BAD'] == {
+        'Minutes of a run': f'{5 / 3:.1f}', 'of the CPU': '0.1', 'Runs': '3'}
+    assert tables.report(protocol, {}).endswith('No results yet.\n')
+
+
+def test_the_later_of_two_validations_counts_and_tables_must_fit(experiments):
+    import results
+    work_dir = experiments.here / 'run'
+    for start, scores in (('1', (10, 20, 99)), ('2', (30, 40))):
+        (work_dir / start / 'vis_data').mkdir(parents=True)
+        (work_dir / start / 'vis_data/scalars.json').write_text(''.join(
+            json.dumps(dict(step=100 * (int(start) + i), mIoU=score, aAcc=1, mAcc=2)) + '\n'
+            + json.dumps(dict(step=100, loss=1.0)) + '\n' for i, score in enumerate(scores))
+            + '{"step": 40')
+    log = work_dir / 'output.log'
+    log.write_text('per class results:\n\n|  x  | 99 | 1 |\n|  y  | 99 | 1 |\n'
+                   'per class results:\n\n|  x  | 40 | 1 |\n|  y  | nan | nan |\n\nIter')
+    results.note_start(work_dir, 'a')
+    results.note_end(work_dir, 3, 2)
+    results.note_start(work_dir, 'b')
+    assert results.harvest(work_dir, 400) is None
+    found = results.harvest(work_dir, 300)
+    assert found['curve'] == [[100, 10], [200, 30], [300, 40]]
+    assert found['IoU'] == {'x': 40, 'y': None} and found['mIoU'] == 40
+    assert (found['starts'], found['seconds'], found['commits']) == (2, None, ['a', 'b'])
+    results.note_end(work_dir, 0.5, 0.25)
+    found = results.harvest(work_dir, 300)
+    assert (found['seconds'], found['cpu_seconds']) == (3.5, 2.2)
+    log.write_text(log.read_text().replace('40', '41'))
+    with pytest.raises(ValueError, match='do not have the mean'):
+        results.harvest(work_dir, 300)
+
+
+def test_publish_keeps_what_others_wrote(stand_in):
+    page = stand_in.here / 'docs/results.md'
+    page.parent.mkdir()
+    page.write_text('# Results\n\nBefore.\n')
+    assert stand_in('--only', 'p0') == 0
+    for _ in range(2):
+        assert stand_in('--publish', stand_in.here / 'docs/results') == 0
+        page.write_text(page.read_text().replace('Before', 'Before all') + 'After.\n')
+    text = page.read_text()
+    assert text.startswith('# Results\n\nBefore all all.\n\n<!-- begin of little')
+    assert text.count('| Supervised | 40.5 ± 0.5 (3) |') == 1
+    assert text.endswith('<!-- end of little, written by tools/experiments/run.py -->\n'
+                         'After.\nAfter.\n')
+    published = (stand_in.here / 'docs/results/little.jsonl').read_text().splitlines()
+    assert [json.loads(line)['mIoU'] for line in published] == [40, 40.5, 41]
+    assert str(stand_in.out) not in ''.join(published)
