@@ -3,6 +3,8 @@
 
 Draws 300 scenes and trains two ordinary configs through ``tools/train.py`` with one labelled pixel
 per class in 40 of them; scores both on the 60 that are kept for validation, and leaves pictures.
+
+    python tools/demo.py --seed 1
 """
 
 import argparse
@@ -116,7 +118,8 @@ def load(dataset: dict) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('demo_output'), help='where results go')
     parser.add_argument('--seed', type=int, default=0, help='of the world and of training')
     parser.add_argument('--iters', type=int, help='training iterations of both runs')

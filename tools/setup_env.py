@@ -89,7 +89,8 @@ print(json.dumps(problems))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--dev', action='store_true', help='also what tests and lint need')
     parser.add_argument('--family', choices=VENVS, help="OpenMMLab's packages or the onedl forks")
     parser.add_argument('command', nargs='*', help='arguments for the Python of the environment')

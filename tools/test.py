@@ -41,7 +41,11 @@ def use_tta(cfg: Config) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Test and evaluate a segmentor')
+    parser = argparse.ArgumentParser(
+        description='Test and evaluate a segmentor',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n'
+               '  python tools/test.py my_reco.py work_dirs/my_reco/iter_20000.pth --show-dir out')
     parser.add_argument('config', help='config file of the model')
     parser.add_argument('checkpoint', help='checkpoint file or address')
     add_common_arguments(parser)

@@ -17,7 +17,12 @@ from mmseg_reco.engine.launch import (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Train a segmentor')
+    parser = argparse.ArgumentParser(
+        description='Train a segmentor',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='examples:\n'
+               '  python tools/train.py configs/reco/deeplabv3plus_r101_voc_partial.py --amp\n'
+               '  python tools/train.py my_reco.py --resume --cfg-options randomness.seed=0')
     parser.add_argument('config', help='train config file')
     add_common_arguments(parser)
     parser.add_argument(

@@ -17,6 +17,7 @@ from multiprocessing.pool import ThreadPool
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measure import bar
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
@@ -156,7 +157,8 @@ def make_batch(num: int, side: int, device: torch.device) -> PseudoBatch:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--batch-size', type=int, default=10)
     parser.add_argument('--crop', type=int, default=321)
     parser.add_argument('--threads', type=int, default=2)
@@ -181,7 +183,7 @@ def main() -> None:
 
     wall = {name: [] for name in ways}
     cpu = {name: [] for name in ways}
-    for repeat in range(args.repeats + 2):
+    for repeat in bar(range(args.repeats + 2)):
         for name, way in ways.items():
             synchronize()
             start, cpu_start = time.perf_counter(), time.process_time()

@@ -15,8 +15,8 @@ also warms up. Dense contrast stops where it would pass the limit.
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from measure import elapsed, machine, peak_memory
+from measure import bar, elapsed, machine, peak_memory
 from torch import Tensor
 
 from mmseg_reco.models.heads import semantic_scores
@@ -163,33 +163,22 @@ Memory = dict[str, dict[int, int]]
 Seconds = dict[str, dict[int, list[float]]]
 
 
-def progress(text: str) -> None:
-    print(f'\r{text:60}', end='', file=sys.stderr, flush=True)
-
-
 def measure(sides: Sequence[int], rounds: int, limit: float,
             device: torch.device) -> tuple[Memory, Seconds]:
     """Peak memory, then time, of each loss at each size up to which it stays within the limit."""
     steps: dict[str, dict[int, Step]] = {name: {} for name in MAKERS}
     memory: Memory = {name: {} for name in MAKERS}
-    for side in sides:
-        for name, make in MAKERS.items():
-            progress(f'memory, map {side} x {side}: {name}')
-            if name == DENSE and memory[name]:
-                last, peak = list(memory[name].items())[-1]
-                if peak * (side / last)**4 > limit:
-                    continue
-            steps[name][side] = make(side, device)
-            memory[name][side] = peak_memory(steps[name][side], device)
+    for side, name in bar(list(product(sides, MAKERS))):
+        if name == DENSE and memory[name]:
+            last, peak = list(memory[name].items())[-1]
+            if peak * (side / last)**4 > limit:
+                continue
+        steps[name][side] = MAKERS[name](side, device)
+        memory[name][side] = peak_memory(steps[name][side], device)
     seconds: Seconds = {name: {side: [] for side in steps[name]} for name in MAKERS}
-    for repeat in range(rounds):
-        for side in sides:
-            for name in MAKERS:
-                progress(f'time, round {repeat + 1} of {rounds}, map {side} x {side}: {name}')
-                if side in steps[name]:
-                    seconds[name][side].append(elapsed(steps[name][side], device))
-    progress('')
-    progress('\r')
+    for _, side, name in bar(list(product(range(rounds), sides, MAKERS))):
+        if side in steps[name]:
+            seconds[name][side].append(elapsed(steps[name][side], device))
     return memory, seconds
 
 
@@ -277,7 +266,8 @@ def draw(memory: Memory, seconds: Seconds, note: str) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sides', nargs='+', type=int,
                         default=[16, 24, 32, 48, 64, 96, 128, 192], help='of the square maps')
     parser.add_argument('--rounds', type=int, default=5)
@@ -297,6 +287,7 @@ def main() -> None:
     print(f'{note}\n\n{table(memory, seconds)}\n\n{slope_table(memory, seconds, args.fit_from)}')
     if args.out:
         draw(memory, seconds, note).savefig(args.out, dpi=100, pil_kwargs=dict(optimize=True))
+        print(f'\nWritten: {args.out}')
 
 
 if __name__ == '__main__':

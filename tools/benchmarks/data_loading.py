@@ -15,6 +15,7 @@ from collections import defaultdict
 import cv2
 import numpy as np
 import torch
+from measure import bar
 from mmengine.config import Config, DictAction
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
@@ -57,7 +58,8 @@ def build_loader(config: Config, workers: int):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
     parser.add_argument('--samples', type=int, default=200, help='for the table of transforms')
     parser.add_argument('--workers', nargs='+', type=int, default=[0, 1, 2])
@@ -98,7 +100,7 @@ def main() -> None:
     ready = next(batches[args.workers[0]])
     batches = {'ready': None, **batches}
     waits, steps, work = defaultdict(list), defaultdict(list), defaultdict(list)
-    for turn in range(args.turns):
+    for turn in bar(range(args.turns)):
         for name, iterator in batches.items():
             for step in range(args.steps):
                 start = time.perf_counter()

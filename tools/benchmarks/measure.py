@@ -4,16 +4,28 @@
 import json
 import os
 import platform
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from mmengine.utils import track_iter_progress
 from torch.profiler import ProfilerActivity, profile
 
 # The profiler announces each start and stop otherwise.
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')
+
+
+Item = TypeVar('Item')
+
+
+def bar(items: Sequence[Item]) -> Iterator[Item]:
+    """Go over the items with a progress bar on standard error."""
+    yield from track_iter_progress(items, file=sys.stderr)
+    print(file=sys.stderr)
 
 
 def machine(device: torch.device) -> str:

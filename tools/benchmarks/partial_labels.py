@@ -18,6 +18,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from measure import bar
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
@@ -91,7 +92,8 @@ def run_all(task: partial, paths: list[Path], workers: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('mask_dir', type=Path, help='folder of index masks')
     parser.add_argument('--levels', nargs='+', default=['p0', 'p1', 'p5', 'p25'])
     parser.add_argument('--workers', nargs='+', type=int, default=[1, 2])
@@ -122,7 +124,7 @@ def main() -> None:
         )
         ways[f'converter, {workers} process{"es" * (workers > 1)}'] = task, workers
     seconds = {name: [] for name in ways}
-    for _ in range(args.rounds):
+    for _ in bar(range(args.rounds)):
         for name, (task, workers) in ways.items():
             seconds[name].append(run_all(task, paths, workers))
     first = next(iter(seconds.values()))

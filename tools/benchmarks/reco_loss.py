@@ -26,7 +26,7 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from measure import machine  # noqa: E402
+from measure import bar, machine  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from mmseg_reco.models.losses import ReCoLoss  # noqa: E402
@@ -176,7 +176,8 @@ def quartiles(values: np.ndarray) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--images', type=int, default=20)
     parser.add_argument('--channels', type=int, default=256)
     parser.add_argument('--side', type=int, default=81)
@@ -216,7 +217,7 @@ def main() -> None:
     our_step()  # warms up
     loop, ours, loop_memory = [], [], []
     our_memory = peak_resident(our_step, device)
-    for _ in range(args.repeats):
+    for _ in bar(range(args.repeats)):
         loop_memory.append(peak_resident(lambda: loop.append(timed(loop_step, device)), device))
         ours.append([timed(our_step, device) for _ in range(args.ours)])
     loop, ours = np.array(loop), np.array(ours)

@@ -109,7 +109,8 @@ def plot(results: dict[str, list[Result]], clock: str, title: str, out: str) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--out', default='reco_scale.png')
@@ -136,6 +137,7 @@ def main() -> None:
         f'ReCo loss, forward + backward, {where}; base: 20 x 256 x 81 x 81, 21 classes, 256 x 512'
     )
     plot(results, clock, title, args.out)
+    print(f'Written: {args.out}')
 
 
 if __name__ == '__main__':

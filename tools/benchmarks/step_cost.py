@@ -14,13 +14,13 @@ processes hardly change.
 
 import argparse
 import math
-import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from statistics import median
 
 import torch
-from measure import elapsed, machine, peak_memory
+from measure import bar, elapsed, machine, peak_memory
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -110,11 +110,8 @@ def main() -> None:
           f'{", channels last" if args.channels_last else ""}')
     memory = {name: peak_memory(step, device) for name, step in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(args.rounds):
-        for name, step in steps.items():
-            print(f'\rround {repeat + 1} of {args.rounds}: {name:60}', end='', file=sys.stderr)
-            seconds[name].append(elapsed(step, device))
-    print(file=sys.stderr)
+    for _, name in bar(list(product(range(args.rounds), steps))):
+        seconds[name].append(elapsed(steps[name], device))
 
     print('| Step | ms: median [least, most] | of the first | of the one above | peak MiB |')
     print('| --- | --- | --- | --- | --- |')

@@ -141,13 +141,13 @@ def test_the_whole_on_small_maps(cost, tmp_path, monkeypatch, capsys):
         torch.set_num_threads(threads)
 
     printed = capsys.readouterr()
-    head, costs, slopes = printed.out.strip().split('\n\n')
+    head, costs, slopes, written = printed.out.strip().split('\n\n')
     assert 'median and quartiles of 1 rounds' in head
     first, second = rows(costs)
     assert first[:2] == ['12²', '144'] and second[2:4] == ['–', '–']
     values = [float(cell.split()[0]) for cell in first[2:] + second[4:]]
     assert len(values) == 10 and min(values) > 0
     assert [line[0] for line in rows(slopes)] == [cost.RECO, cost.REGIONS]
-    assert 'round 1 of 1, map 24 x 24' in printed.err
+    assert '6/6' in printed.err and written == f'Written: {picture}'
     with Image.open(picture) as image:
         assert min(image.size) > 300
