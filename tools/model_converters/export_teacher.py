@@ -2,12 +2,13 @@
 """Take the teacher out of a checkpoint: a plain checkpoint, and config, of stock mmseg."""
 
 import argparse
+import io
 import pickle
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.runner.checkpoint import save_checkpoint
 from mmseg.registry import MODELS
 
 from mmseg_reco.engine.checkpoint import AtomicLocalBackend, check_fits, load_local
@@ -72,7 +73,9 @@ def main() -> None:
     except (OSError, ValueError, pickle.UnpicklingError) as error:
         parser.error(str(error))
     try:
-        save_checkpoint(plain, str(args.out), backend_args=dict(backend='atomic_local'))
+        buffer = io.BytesIO()
+        torch.save(plain, buffer)
+        AtomicLocalBackend().put(buffer.getbuffer(), args.out)
         if cfg:
             AtomicLocalBackend().put_text(cfg.pretty_text, config_out)
     except OSError as error:
