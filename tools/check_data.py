@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
@@ -11,16 +12,17 @@ from mmseg.registry import DATASETS
 from prettytable import PrettyTable
 
 import mmseg_reco  # noqa: F401
+from mmseg_reco.datasets.building import check_list_file
 from mmseg_reco.datasets.checks import (
     Problem,
     Report,
     check_branches,
     check_dataset,
+    check_losses,
     check_num_classes,
     check_overlaps,
     leaf_datasets,
 )
-from mmseg_reco.datasets.labeled_unlabeled import check_list_file
 from mmseg_reco.datasets.pipelines import map_leaf_configs
 
 
@@ -61,12 +63,17 @@ def print_tables(reports: list[Report]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/check_data.py my_reco.py --workers 4\n'
+               'status: 0 in order, 1 problems were found, 2 wrong usage')
     parser.add_argument('config', help='train config file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction,
                         help='override settings of the config, as key=value')
     parser.add_argument('--workers', type=int, default=2, help='number of threads')
     args = parser.parse_args()
+    if not Path(args.config).is_file():
+        parser.error(f'no such config file: {args.config}')
     cfg = Config.fromfile(args.config)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
@@ -84,7 +91,7 @@ def main() -> int:
     overlaps, remarks = check_overlaps(parts['train'], parts['val'])
     problems += overlaps
     leaves = {**parts['train'], **parts['val']}
-    problems += check_num_classes(leaves, cfg.get('model'))
+    problems += check_num_classes(leaves, cfg.get('model')) + check_losses(cfg.get('model'))
     if parts['train']:
         problems += check_branches(parts['train'], cfg.get('model'))
     reports = []

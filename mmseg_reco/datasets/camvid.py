@@ -2,10 +2,10 @@
 import os.path as osp
 from collections.abc import Sequence
 
-from mmengine.fileio import list_dir_or_file
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from .files import list_files
 from .splits import read_names
 
 
@@ -72,8 +72,7 @@ class CamVidDataset(BaseSegDataset):
 
     def _find_suffix(self, img_dir: str) -> str:
         known = '.png', '.jpg', '.jpeg'
-        files = list_dir_or_file(
-            img_dir, list_dir=False, suffix=known, backend_args=self.backend_args)
+        files = list_files(img_dir, known, backend_args=self.backend_args)
         found = sorted({osp.splitext(file)[1] for file in files})
         if len(found) != 1:
             raise ValueError(

@@ -3,19 +3,19 @@
 
 import os.path as osp
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.dataset import BaseDataset
-from mmengine.fileio import LocalBackend, get_file_backend, get_local_path, list_dir_or_file
 from PIL import Image
 
+from .files import is_local, list_files, read
 from .labeled_unlabeled import LabeledUnlabeledDataset
 from .transforms import HideLabels, MultiBranch
 from .transforms.loading import is_cut_short
@@ -84,28 +84,49 @@ def _masks_are_read(dataset: BaseDataset) -> bool:
                           LoadAnnotations) for step in dataset.pipeline.transforms)
 
 
-def _infos(dataset: BaseDataset) -> Iterator[dict]:
-    return (dataset.get_data_info(index) for index in range(len(dataset)))
+class Files(NamedTuple):
+    """Paths of a dataset's images, and of its masks (None for one without) if they are loaded."""
+
+    images: list[str]
+    masks: list[str | None]
+
+
+def listed_files(dataset: BaseDataset) -> Files:
+    """All paths of a dataset without wrappers, in one run through it."""
+    files, with_masks = Files([], []), labels_are_given(dataset)
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        files.images.append(info['img_path'])
+        if with_masks:
+            files.masks.append(info.get('seg_map_path'))
+    return files
+
+
+def _storage(dataset: BaseDataset, loader: type) -> dict | None:
+    """The ``backend_args`` that a dataset's images or masks are loaded with."""
+    for step in dataset.pipeline.transforms:
+        step = getattr(step, 'loader', step) if isinstance(step, HideLabels) else step
+        if isinstance(step, loader):
+            return step.backend_args
+    return getattr(dataset, 'backend_args', None)
 
 
 def _missing(paths: list[str], what: str, backend_args: dict | None) -> list[Problem]:
     """The files that do not exist: one listing per folder, as 100,000 names need it.
 
-    Only local folders are listed; other storage answers when a file is loaded.
+    Only local folders are listed; other storage answers when a file is read.
     """
     folders: dict[str, set[str]] = {}
     missing, unreadable = [], {}
     for path in paths:
         folder, file = osp.split(path)
         if folder not in folders:
-            backend = get_file_backend(path, backend_args=backend_args)
-            if not isinstance(backend, LocalBackend):
+            if not is_local(path, backend_args):
                 return []
             folders[folder] = set()
             try:
                 if osp.isdir(folder):
-                    folders[folder].update(list_dir_or_file(
-                        folder, list_dir=False, backend_args=backend_args))
+                    folders[folder].update(list_files(folder))
             except OSError as error:
                 unreadable[folder] = Problem(
                     folder, f'the folder of {len(paths)} {what}s cannot be read: {error.strerror}')
@@ -117,12 +138,13 @@ def _missing(paths: list[str], what: str, backend_args: dict | None) -> list[Pro
     return [*unreadable.values(), *missing]
 
 
-def check_files(dataset: BaseDataset, name: str) -> list[Problem]:
+def check_files(dataset: BaseDataset, name: str, files: Files | None = None) -> list[Problem]:
     """Empty dataset, names listed twice, missing images and masks.
 
     Args:
         dataset (BaseDataset): A dataset without wrappers.
         name (str): Its name in the messages.
+        files (Files, optional): What :func:`listed_files` gives for it.
 
     Returns:
         list[Problem]: What is wrong, sorted as the dataset is.
@@ -130,36 +152,37 @@ def check_files(dataset: BaseDataset, name: str) -> list[Problem]:
     source = getattr(dataset, 'ann_file', '') or dataset.data_prefix.get('img_path', name)
     if len(dataset) == 0:
         return [Problem(source, f'{name} holds no image')]
-    infos = list(_infos(dataset))
-    images = [info['img_path'] for info in infos]
-    backend_args = getattr(dataset, 'backend_args', None)
-    problems = [Problem(image, f'listed {count} times in {source}')
-                for image, count in Counter(images).items() if count > 1]
-    problems += _missing(images, 'image', backend_args)
-    if labels_are_given(dataset):
-        masks = [info.get('seg_map_path') for info in infos]
-        if None in masks:
-            problems.append(Problem(
-                source, f'{name} loads annotations, but has no data_prefix.seg_map_path'))
-        else:
-            problems += _missing(masks, 'mask', backend_args)
+    images, masks = files or listed_files(dataset)
+    problems = []
+    if len(set(images)) < len(images):
+        problems = [Problem(image, f'listed {count} times in {source}')
+                    for image, count in Counter(images).items() if count > 1]
+    problems += _missing(images, 'image', _storage(dataset, LoadImageFromFile))
+    if None in masks:
+        problems.append(Problem(
+            source, f'{name} loads annotations, but has no data_prefix.seg_map_path'))
+    else:
+        problems += _missing(masks, 'mask', _storage(dataset, LoadAnnotations))
     return problems
 
 
 def check_overlaps(
-    train: dict[str, BaseDataset], val: dict[str, BaseDataset]
+    train: dict[str, BaseDataset],
+    val: dict[str, BaseDataset],
+    files: dict[str, Files] | None = None,
 ) -> tuple[list[Problem], list[str]]:
     """Images shared by training and validation, or by the labelled and the unlabelled part.
 
     Args:
         train (dict[str, BaseDataset]): Training datasets, by name.
         val (dict[str, BaseDataset]): Validation datasets, by name.
+        files (dict[str, Files], optional): What :func:`listed_files` gives for them, by name.
 
     Returns:
         tuple[list[Problem], list[str]]: Images with labels for training that are validated on as
         well, which is bad; and remarks about images that are shared otherwise.
     """
-    paths = {name: {osp.abspath(info['img_path']) for info in _infos(dataset)}
+    paths = {name: _absolute((files or {}).get(name) or listed_files(dataset))
              for name, dataset in {**train, **val}.items()}
     problems, remarks = [], []
     for name, dataset in train.items():
@@ -169,12 +192,23 @@ def check_overlaps(
                 problems += [Problem(file, f'in {name} and in {other}') for file in shared]
             elif shared:
                 remarks.append(f'{len(shared)} images without labels of {name} are in {other} too.')
-        if name.endswith('.unlabeled') and not labels_are_given(dataset):
-            labeled = name.removesuffix('unlabeled') + 'labeled'
-            shared = paths[name] & paths.get(labeled, set())
-            if shared:
-                remarks.append(f'{len(shared)} images of {labeled} are in {name} too.')
+        if '.unlabeled' in name and not labels_are_given(dataset):
+            for labeled in train:
+                shared = '.labeled' in labeled and paths[name] & paths[labeled]
+                if shared:
+                    remarks.append(f'{len(shared)} images of {labeled} are in {name} too.')
     return problems, remarks
+
+
+def _absolute(files: Files) -> set[str]:
+    """Paths of the images from the root of the file system; addresses as they are."""
+    absolute = cache(lambda folder: folder if '://' in folder else osp.abspath(folder))
+    paths = set()
+    for path in files.images:
+        folder, file = osp.split(path)
+        # one that is absolute already is not stored again
+        paths.add(path if absolute(folder) == folder else osp.join(absolute(folder), file))
+    return paths
 
 
 def check_num_classes(parts: dict[str, BaseDataset], model: dict | None) -> list[Problem]:
@@ -217,6 +251,27 @@ def check_branches(parts: dict[str, BaseDataset], model: dict | None) -> list[Pr
             for branch in ('sup', 'unsup') if branch not in given]
 
 
+def check_losses(model: dict | None) -> list[Problem]:
+    """Heads whose pixel sampler (OHEM) and losses do not go together in mmseg.
+
+    Args:
+        model (dict, optional): Config of the model.
+
+    Returns:
+        list[Problem]: What is wrong.
+    """
+    if isinstance(model, (list, tuple)):
+        return [problem for part in model for problem in check_losses(part)]
+    if not isinstance(model, dict):
+        return []
+    losses = model.get('loss_decode') or []
+    losses = losses if isinstance(losses, (list, tuple)) else [losses]
+    if model.get('sampler') and any(loss.get('type') == 'DiceLoss' for loss in losses):
+        return [Problem(f'model, {model.get("type")}', "has a pixel sampler and mmseg's DiceLoss, "
+                        'which takes no weights of pixels: remove one of them')]
+    return check_losses(list(model.values()))
+
+
 def _find_num_classes(model: dict | None) -> int | None:
     if not isinstance(model, dict):
         return None
@@ -243,8 +298,7 @@ def _loaded_size(path: str, backend_args: dict | None) -> tuple[int, int]:
     Raises:
         OSError: It is no image, or not the whole of one.
     """
-    with get_local_path(path, backend_args) as local:
-        data = Path(local).read_bytes()
+    data = read(path, backend_args)
     if not data:
         raise OSError('the file is empty')
     if is_cut_short(data):
@@ -264,23 +318,25 @@ def check_pair(dataset: BaseDataset, info: dict) -> tuple[np.ndarray | None, lis
 
     Returns:
         tuple[np.ndarray | None, list[Problem]]: Pixels per label in training, shape (256,), int64,
-        or None if the mask was not read; and what is wrong with the pair. Missing files are left
-        to :func:`check_files`.
+        or None if the mask was not read; and what is wrong with the pair. Missing files of the
+        file system are left to :func:`check_files`.
     """
-    backend_args = getattr(dataset, 'backend_args', None)
     image_path, mask_path = info['img_path'], info.get('seg_map_path')
     image_size = None
     if any(isinstance(step, LoadImageFromFile) for step in dataset.pipeline.transforms):
+        storage = _storage(dataset, LoadImageFromFile)
         try:
-            image_size = _loaded_size(image_path, backend_args)
+            image_size = _loaded_size(image_path, storage)
         except FileNotFoundError:
-            pass
+            if not is_local(image_path, storage):
+                return None, [Problem(image_path, 'image is missing')]
         except OSError as error:
             return None, [Problem(image_path, f'image cannot be read: {error}')]
     if mask_path is None or not _masks_are_read(dataset):
         return None, []
+    storage = _storage(dataset, LoadAnnotations)
     try:
-        with get_local_path(mask_path, backend_args) as local, Image.open(local) as mask:
+        with Image.open(BytesIO(read(mask_path, storage))) as mask:
             if mask.mode not in INDEX_MODES:
                 return None, [Problem(
                     mask_path, f"mask is of mode '{mask.mode}', not an 8-bit image of class indices"
@@ -291,6 +347,8 @@ def check_pair(dataset: BaseDataset, info: dict) -> tuple[np.ndarray | None, lis
                     f'{image_size[0]}x{image_size[1]}')]
             in_file = np.bincount(np.asarray(mask, np.uint8).ravel(), minlength=256)
     except FileNotFoundError:
+        if labels_are_given(dataset) and not is_local(mask_path, storage):
+            return None, [Problem(mask_path, 'mask is missing')]
         return None, []
     except OSError as error:
         return None, [Problem(mask_path, f'mask cannot be read: {error}')]
@@ -354,10 +412,12 @@ def quick_check(
     train_parts = leaf_datasets(train, 'train')
     val_parts = {} if val is None else leaf_datasets(val, 'val')
     parts = {**train_parts, **val_parts}
-    problems, remarks = check_overlaps(train_parts, val_parts)
+    files = {name: listed_files(dataset) for name, dataset in parts.items()}
+    problems, remarks = check_overlaps(train_parts, val_parts, files)
     problems += check_num_classes(parts, model) + check_branches(train_parts, model)
+    problems += check_losses(model)
     for name, dataset in parts.items():
-        problems += check_files(dataset, name)
+        problems += check_files(dataset, name, files.pop(name))
         spread = np.linspace(0, len(dataset) - 1, min(len(dataset), QUICK_PAIRS)).astype(int)
         for index in spread.tolist():
             problems += check_pair(dataset, dataset.get_data_info(index))[1]

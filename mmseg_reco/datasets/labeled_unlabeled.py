@@ -1,23 +1,26 @@
 # Licensed under the Apache License, Version 2.0.
 """From a stock training dataset to labelled and unlabelled images in one step."""
 
-import os.path as osp
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 
 from mmengine.dataset import ConcatDataset
-from mmengine.fileio import exists, join_path
-from mmengine.utils import is_abs
 from mmseg.registry import DATASETS
 
-from .pipelines import checked_pipeline, map_leaf_configs, to_branch, weak_pipeline
+from .building import (
+    LABEL_KEYS,
+    build_datasets,
+    check_list_file,
+    list_path,
+    nothing_found_explained,
+)
+from .pipelines import checked_pipeline, to_branch, weak_pipeline
 from .pipelines import hide_labels as hide_labels_in
-from .splits import read_names
 
 
 @DATASETS.register_module()
 class LabeledUnlabeledDataset(ConcatDataset):
-    """Labelled and unlabelled images of one stock dataset, ready for the semi-supervised segmentor.
+    """Labelled and unlabelled images of stock datasets, ready for the semi-supervised segmentor.
 
     ``datasets[0]`` holds the labelled images with the pipeline as it is given, ``datasets[1]`` the
     unlabelled ones in their weak view, see :func:`~mmseg_reco.datasets.pipelines.weak_pipeline`.
@@ -30,16 +33,20 @@ class LabeledUnlabeledDataset(ConcatDataset):
     - Case I, few labelled images: ``labeled`` and ``unlabeled`` are lists of names.
     - Case II, a few labelled pixels in every image: neither; both halves hold all images with the
       pixels that are given (of a partial-label dataset, or of sparse masks on disk).
-    - Unlabelled images in another folder: ``unlabeled`` is a dict of changes to the config.
+    - Unlabelled images in other folders: ``unlabeled`` is a dict of changes to the config for each.
 
     Args:
-        dataset (dict): Config of a training dataset whose pipeline ends in ``PackSegInputs``.
+        dataset (dict): Config of a training dataset whose pipeline ends in ``PackSegInputs``, or of
+            wrappers such as ``ConcatDataset`` around several.
         labeled (str, optional): List of the labelled images, read and located in ``data_root`` as
-            the dataset's ``ann_file``. None: the dataset as it is.
-        unlabeled (str | dict, optional): List of the unlabelled images, or changes to the dataset
-            config such as ``dict(data_prefix=dict(img_path='more_images'))``, which replace whole
-            entries: without ``seg_map_path`` there are no masks, and with a new ``data_prefix``
-            but no ``ann_file`` all images of that folder are taken. None: the labelled images.
+            the dataset's ``ann_file``, in that of each where there are several. None: the dataset
+            as it is.
+        unlabeled (str | dict | list, optional): List of the unlabelled images, or changes to the
+            dataset config such as ``dict(data_prefix=dict(img_path='more_images'))``, which replace
+            whole entries: without ``seg_map_path`` there are no masks, and with a new
+            ``data_prefix`` but no ``ann_file`` all images of that folder are taken. Of several
+            datasets, the first is what a change of ``data_root`` or ``data_prefix`` starts from.
+            Several such entries in a list make one pool. None: the labelled images.
         unlabeled_pipeline (list[dict], optional): Weak view, up to its ``PackSegInputs``, instead
             of the one told from the dataset's pipeline.
         hide_labels (bool, optional): Whether training must not see masks of the unlabelled images;
@@ -64,17 +71,13 @@ class LabeledUnlabeledDataset(ConcatDataset):
     def __init__(self,
                  dataset: dict,
                  labeled: str | None = None,
-                 unlabeled: str | dict | None = None,
+                 unlabeled: str | dict | Sequence[str | dict] | None = None,
                  unlabeled_pipeline: Sequence[dict] | None = None,
                  hide_labels: bool | None = None,
                  lazy_init: bool = False) -> None:
         labeled_changes = {} if labeled is None else dict(ann_file=labeled)
-        if isinstance(unlabeled, dict):
-            unlabeled_changes = dict(unlabeled)
-            if 'data_prefix' in unlabeled:
-                unlabeled_changes.setdefault('ann_file', '')
-        else:
-            unlabeled_changes = labeled_changes if unlabeled is None else dict(ann_file=unlabeled)
+        pool = [unlabeled] if unlabeled is None or isinstance(unlabeled, (str, dict)) else unlabeled
+        pool = [_changes(entry, labeled_changes) for entry in pool]
         if hide_labels is None:
             hide_labels = unlabeled is not None
 
@@ -84,8 +87,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
             config['pipeline'] = checked_pipeline(config)
             return config
 
-        def unlabeled_part(config: dict) -> dict:
-            config.update(unlabeled_changes)
+        def unlabeled_part(config: dict, changes: dict) -> dict:
+            config.update(changes)
             config['pipeline'] = unlabeled_pipeline or weak_pipeline(config['pipeline'])
             pipeline = checked_pipeline(config)
             if hide_labels:
@@ -93,66 +96,55 @@ class LabeledUnlabeledDataset(ConcatDataset):
             config['pipeline'] = to_branch(pipeline, 'unsup')
             return config
 
-        for changes in (labeled_changes, unlabeled_changes):
-            if changes:
-                _check_changes(dataset, changes)
         with nothing_found_explained():
-            super().__init__([map_leaf_configs(dataset, labeled_part),
-                              map_leaf_configs(dataset, unlabeled_part)], lazy_init=lazy_init)
+            _check_lists(dataset, labeled_changes)
+            parts = []
+            for changes in pool:
+                base = _changed(dataset, changes)
+                _check_lists(base, changes)
+                parts.append(build_datasets(base, partial(unlabeled_part, changes=changes)))
+            keys = ['classes', *LABEL_KEYS]  # need not be those of the labelled images
+            if len(parts) > 1:
+                parts = [dict(type='ConcatDataset', datasets=parts, ignore_keys=keys)]
+            super().__init__([build_datasets(dataset, labeled_part), *parts],
+                             lazy_init=lazy_init, ignore_keys=keys)
 
 
-@contextmanager
-def nothing_found_explained() -> Iterator[None]:
-    """Say what a dataset without folder or images means, on which mmengine fails elsewhere.
-
-    Raises:
-        FileNotFoundError: A folder does not exist.
-        ValueError: In the place of NumPy's, as an empty list cannot be serialised.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        if error.filename is None:
-            raise
-        raise FileNotFoundError(
-            f"'{error.filename}' does not exist: check data_root and data_prefix.") from error
-    except ValueError as error:
-        if 'at least one array' not in str(error):
-            raise
-        raise ValueError(
-            'The training data, or a part of them, hold no image: check data_root and '
-            'data_prefix, and img_suffix, which must be that of the files (by default .jpg).'
-        ) from error
+def _changes(entry: str | dict | None, labeled_changes: dict) -> dict:
+    """What an entry of ``unlabeled`` changes in a dataset's config."""
+    if entry is None:
+        return labeled_changes
+    if isinstance(entry, str):
+        return dict(ann_file=entry)
+    return {**(dict(ann_file='') if 'data_prefix' in entry else {}), **entry}
 
 
-def _check_changes(config: dict, changes: dict) -> None:
-    """Refuse changes that would hit several datasets, and lists that are missing or empty."""
-    while 'dataset' in config:
-        config = config['dataset']
-    if 'datasets' in config:
-        raise ValueError(
-            'labeled and unlabeled name images of one dataset, but this one is a concatenation of '
-            'several: give one dataset that covers all images, such as VOC with the list '
-            'train_aug.txt and the masks SegmentationClassAug.')
-    check_list_file({**config, **changes})
+def _changed(config: dict, changes: dict) -> dict:
+    """What the changes are made to: all datasets, or the first, if they name one folder."""
+    leaves = _leaves(config)
+    names_folder = 'data_root' in changes or 'data_prefix' in changes
+    return leaves[0] if names_folder and len(leaves) > 1 else config
 
 
-def check_list_file(config: dict) -> None:
-    """Refuse a dataset config whose list of images (``ann_file``) is of no use.
+def _leaves(config: dict) -> list[dict]:
+    """Configs of the datasets inside wrappers."""
+    if 'dataset' in config:
+        return _leaves(config['dataset'])
+    return [leaf for inner in config.get('datasets', ()) for leaf in _leaves(inner)] or [config]
 
-    Args:
-        config (dict): Config of one dataset, without wrappers.
 
-    Raises:
-        FileNotFoundError: If the list does not exist.
-        ValueError: If the list is empty or holds a name twice.
-    """
-    path, root = config.get('ann_file'), config.get('data_root')
-    if not path or osp.isdir(path):
+def _check_lists(config: dict, changes: dict) -> None:
+    """Refuse lists that are missing or empty, and one list for several datasets."""
+    if not changes:
         return
-    if root and not is_abs(path):
-        path = join_path(root, path)
-    if not exists(path, backend_args=config.get('backend_args')):
-        raise FileNotFoundError(f"The list of images '{path}' does not exist; lists are looked up "
-                                'in data_root, unless their path is absolute.')
-    read_names(path, backend_args=config.get('backend_args'))
+    leaves = [{**leaf, **changes} for leaf in _leaves(config)]
+    lists = [list_path(leaf) for leaf in leaves]
+    for name in filter(None, lists):
+        if lists.count(name) > 1:
+            raise ValueError(
+                f"The list '{name}' would be that of every dataset of a concatenation of several: "
+                'give one dataset that covers all images, such as VOC with the list train_aug.txt '
+                'and the masks SegmentationClassAug, or datasets that each have a data_root of '
+                'their own with a list of that name.')
+    for leaf in leaves:
+        check_list_file(leaf)

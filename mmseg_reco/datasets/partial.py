@@ -7,9 +7,9 @@ from mmengine.dataset import ConcatDataset
 from mmseg.datasets import CityscapesDataset, PascalVOCDataset
 from mmseg.registry import DATASETS
 
+from .building import build_datasets, nothing_found_explained
 from .camvid import CamVidDataset
-from .labeled_unlabeled import nothing_found_explained
-from .pipelines import checked_pipeline, map_leaf_configs, sparsify_pipeline
+from .pipelines import checked_pipeline, sparsify_pipeline
 from .sunrgbd import SUNRGBDDataset
 
 
@@ -41,7 +41,7 @@ class PartialLabelDataset(ConcatDataset):
             return {**config, 'pipeline': sparsify_pipeline(checked_pipeline(config), level, seed)}
 
         with nothing_found_explained():
-            super().__init__([map_leaf_configs(dataset, sparse)], lazy_init=lazy_init)
+            super().__init__([build_datasets(dataset, sparse)], lazy_init=lazy_init)
 
 
 class PartialLabelMixin:

@@ -68,6 +68,8 @@ def find_annotation_loader(pipeline: Sequence) -> int | None:
 def checked_pipeline(config: dict) -> list:
     """Put loaders that refuse bad files by name in the place of the stock ones.
 
+    They, too, get the dataset's ``backend_args``, unless they have some of their own.
+
     Args:
         config (dict): Config of one dataset, without wrappers.
 
@@ -79,6 +81,7 @@ def checked_pipeline(config: dict) -> list:
     classes = ((config.get('metainfo') or {}).get('classes')
                or getattr(dataset, 'METAINFO', {}).get('classes'))
     pipeline = []
+    storage = {'backend_args': config['backend_args']} if config.get('backend_args') else {}
     for transform in config['pipeline']:
         kind = transform['type'] if isinstance(transform, dict) else None
         if kind in _STOCK_IMAGE_LOADERS and 'file_client_args' not in transform:
@@ -88,6 +91,9 @@ def checked_pipeline(config: dict) -> list:
             known = None if classes is None or isinstance(classes, str) else len(classes)
             transform = dict(transform, type='LoadCheckedAnnotations', num_classes=known,
                              ignore_index=config.get('ignore_index', 255))
+        if (isinstance(transform, dict) and not transform.get('backend_args')
+                and transform['type'] in ('LoadCheckedImage', 'LoadCheckedAnnotations')):
+            transform = {**transform, **storage}
         pipeline.append(transform)
     return pipeline
 

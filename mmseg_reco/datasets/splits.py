@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import PurePosixPath
 
-from mmengine.fileio import get_text
+from .files import read_text
 
 
 def read_names(path: str, backend_args: dict | None = None) -> list[str]:
@@ -21,7 +21,7 @@ def read_names(path: str, backend_args: dict | None = None) -> list[str]:
 
     Args:
         path (str): The text file.
-        backend_args (dict, optional): Of :func:`mmengine.fileio.get_text`.
+        backend_args (dict, optional): See :func:`~mmseg_reco.datasets.files.read_text`.
 
     Returns:
         list[str]: The names, in the file's order.
@@ -30,7 +30,7 @@ def read_names(path: str, backend_args: dict | None = None) -> list[str]:
         ValueError: If the list is empty or holds a name twice.
     """
     names = []
-    for line in get_text(path, backend_args=backend_args).splitlines():
+    for line in read_text(path, backend_args).splitlines():
         parts = line.split()
         # a name may hold blanks and slashes, but no suffix
         if len(parts) == 2 and all('/' in part and PurePosixPath(part).suffix for part in parts):

@@ -124,7 +124,7 @@ def test_unreadable_folder(root, monkeypatch):
         raise PermissionError(13, 'Permission denied', folder)
 
     data = build(root, 'abcd')
-    monkeypatch.setattr('mmseg_reco.datasets.checks.list_dir_or_file', refuse)
+    monkeypatch.setattr('mmseg_reco.datasets.checks.list_files', refuse)
     assert check_files(data, 'train') == [
         (str(root / 'images'), 'the folder of 4 images cannot be read: Permission denied'),
         (str(root / 'masks'), 'the folder of 4 masks cannot be read: Permission denied')]

@@ -179,6 +179,38 @@ def test_wrapped_datasets(voc):
     assert len(repeated.datasets[0]) == 4
 
 
+def test_partial_labels_around_the_dataset(voc):
+    """A wrapper that builds what it wraps itself."""
+    config = dict(type='PartialLabelDataset', level='p0', dataset=voc)
+    data = build(config, labeled='labeled.txt', unlabeled='unlabeled.txt')
+    assert [len(part) for part in data.datasets] == [2, 4]
+    labels = data[0]['data_samples']['sup'].gt_sem_seg.data
+    assert 0 < (labels != 255).sum() <= 19
+    assert (data[2]['data_samples']['unsup'].gt_sem_seg.data == 255).all()
+
+
+def test_pools_and_lists_of_several_datasets(voc, tmp_path):
+    """Lists are looked up in each data_root; folders and lists make one pool."""
+    other = tmp_path / 'other'
+    for number, name in enumerate('xyz'):
+        write_pair(other, name, number)
+    (other / 'labeled.txt').write_text('y')
+    (other / 'unlabeled.txt').write_text('z\nx')
+    write_pair(tmp_path, 'extra', 0, with_mask=False, images='More')
+    concat = dict(type='ConcatDataset', datasets=[voc, dict(voc, data_root=str(other))])
+    data = build(concat, labeled='labeled.txt', unlabeled='unlabeled.txt')
+    assert [[names_of(part) for part in half.datasets] for half in data.datasets] == [
+        [NAMES[:2], ['y']], [NAMES[2:], ['z', 'x']]]
+    data = build(concat, labeled='labeled.txt', unlabeled=[
+        'unlabeled.txt', dict(type='BaseSegDataset', data_prefix=dict(img_path='More'))])
+    lists, folder = data.datasets[1].datasets
+    assert [names_of(part) for part in lists.datasets] == [NAMES[2:], ['z', 'x']]
+    assert names_of(folder) == ['extra']
+    assert (data[len(data) - 1]['data_samples']['unsup'].gt_sem_seg.data == 255).all()
+    with pytest.raises(ValueError, match='data_root of their own'):
+        build(concat, labeled=str(tmp_path / 'labeled.txt'))
+
+
 def test_cityscapes_names(tmp_path):
     names = ['aachen/aachen_000000_000019', 'bochum/bochum_000000_000313']
     for number, name in enumerate(names):

@@ -3,8 +3,9 @@
 
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmengine.fileio import exists
 from mmseg.registry import TRANSFORMS
+
+from ..files import backend_of
 
 
 @TRANSFORMS.register_module()
@@ -34,8 +35,8 @@ class HideLabels(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Hide the annotation of one image."""
-        if self.loader is not None and self._has_mask(results):
-            results = self.loader(results)
+        if self.loader is not None:
+            results = self._load(results)
         if 'gt_seg_map' in results:
             # partial labels have hidden the complete annotation already
             if 'hidden_seg_map' not in results:
@@ -46,9 +47,18 @@ class HideLabels(BaseTransform):
         results['gt_seg_map'] = np.full(results['img'].shape[:2], self.ignore_index, np.uint8)
         return results
 
-    def _has_mask(self, results: dict) -> bool:
+    def _load(self, results: dict) -> dict:
+        """The results with their mask, where there is one."""
         path = results.get('seg_map_path')
-        return path is not None and exists(path, getattr(self.loader, 'backend_args', None))
+        if path is None:
+            return results
+        backend = backend_of(path, getattr(self.loader, 'backend_args', None))
+        if hasattr(backend, 'exists') and not backend.exists(path):
+            return results
+        try:
+            return self.loader(results)
+        except FileNotFoundError:  # only a backend that could not tell gets here
+            return results
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(loader={self.loader}, ignore_index={self.ignore_index})'

@@ -13,11 +13,12 @@ import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import LoadImageFromFile
-from mmengine import fileio
 from mmengine.logging import print_log
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import TRANSFORMS
 from PIL import Image
+
+from ..files import address, read
 
 
 def is_cut_short(data: bytes) -> bool:
@@ -81,7 +82,7 @@ class LoadCheckedImage(LoadImageFromFile):
             image that is skipped.
         """
         path = results['img_path']
-        img, fault = self._decode(fileio.get(path, backend_args=self.backend_args))
+        img, fault = self._decode(read(path, self.backend_args))
         if fault and self.ignore_empty:
             return None
         if fault and self.damaged == 'skip':
@@ -127,6 +128,7 @@ class LoadCheckedAnnotations(LoadAnnotations):
         **kwargs: Of ``LoadAnnotations``.
 
     Raises:
+        FileNotFoundError: On loading, if there is no mask.
         ValueError: On loading, if the mask cannot be read, is in colour, has another size than its
             image, or holds a label that is no class.
     """
@@ -138,12 +140,14 @@ class LoadCheckedAnnotations(LoadAnnotations):
 
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']
+        results['seg_map_path'] = address(path)
         try:
             super()._load_seg_map(results)
-        except FileNotFoundError:
-            raise
-        except (OSError, SyntaxError) as error:
+        except (KeyError, OSError, SyntaxError, TypeError) as error:
+            read(path, self.backend_args)  # says so by name, if it is not there
             raise ValueError(f"The mask '{path}' cannot be read: {error}") from error
+        finally:
+            results['seg_map_path'] = path
         labels = results['gt_seg_map']
         if labels.ndim != 2:
             raise ValueError(f"The mask '{path}' has {labels.shape[-1]} channels: masks hold one "
