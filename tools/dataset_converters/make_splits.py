@@ -8,15 +8,18 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from converter_utils import class_set, listed_names, process, run, save_names
+from converter_utils import class_set, listed_names, make_parser, process, run, save_names
 from mmseg.registry import DATASETS
 
+from mmseg_reco.datasets.files import is_local, join
 from mmseg_reco.datasets.splits import select_by_class, select_labeled, select_random
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Choose the labelled images of a training list.')
-    parser.add_argument('mask_dir', type=Path, help='folder of the index masks of the list')
+    parser = make_parser(
+        'Choose the labelled images of a training list.',
+        'make_splits.py data/masks --list data/train.txt --num-labeled 20 50 --out data/splits')
+    parser.add_argument('mask_dir', help='folder of the index masks of the list')
     parser.add_argument(
         '--list',
         required=True,
@@ -47,7 +50,6 @@ def parse_args() -> argparse.Namespace:
         '--reduce-zero-label', action='store_true', help='label 0 is void, classes count from 1'
     )
     parser.add_argument('--suffix', default='.png', help='mask file = name + suffix')
-    parser.add_argument('--workers', type=int, default=1, help='processes (default: 1)')
     return parser.parse_args()
 
 
@@ -63,9 +65,11 @@ def names_of_classes(dataset: str | None) -> tuple[str, ...] | None:
 
 def main() -> None:
     args = parse_args()
-    names = listed_names(args.list)
-    masks = [args.mask_dir / f'{name}{args.suffix}' for name in names]
-    missing = [mask for mask in masks if not mask.is_file()]
+    names = listed_names(args.list, args.backend_args)
+    masks = [join(args.mask_dir, f'{name}{args.suffix}') for name in names]
+    # elsewhere they are missed when they are read
+    missing = [mask for mask in masks if is_local(mask, args.backend_args)
+               and not Path(mask).is_file()]
     if missing:
         raise FileNotFoundError(
             f'{len(missing)} of the {len(masks)} masks of {args.list} are missing, the first is '
@@ -75,7 +79,8 @@ def main() -> None:
         select = partial(select_random, names)
     else:
         read = partial(
-            class_set, ignore_index=args.ignore_index, reduce_zero_label=args.reduce_zero_label
+            class_set, ignore_index=args.ignore_index, reduce_zero_label=args.reduce_zero_label,
+            backend_args=args.backend_args
         )
         class_sets = dict(zip(names, process(read, masks, args.workers), strict=True))
         print()

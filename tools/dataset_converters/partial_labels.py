@@ -12,14 +12,25 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from converter_utils import index_png, process, read_mask, run, save_image
+from converter_utils import (
+    found_files,
+    index_png,
+    make_parser,
+    process,
+    read_mask,
+    run,
+    save_image,
+)
 
+from mmseg_reco.datasets.files import is_local, join
 from mmseg_reco.datasets.partial_labels import image_rng, parse_level, sparsify_levels
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Write partial labels for a folder of masks.')
-    parser.add_argument('mask_dir', type=Path, help='folder of index masks, searched in depth')
+    parser = make_parser(
+        'Write partial labels for a folder of masks.',
+        'partial_labels.py data/masks data/masks_partial --levels p0 p5 --seeds 0')
+    parser.add_argument('mask_dir', help='folder of index masks, searched in depth')
     parser.add_argument('out_dir', type=Path, help='masks go to OUT_DIR/<level>_<seed>/')
     parser.add_argument(
         '--levels',
@@ -30,27 +41,27 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='default: 0 1 2')
     parser.add_argument('--ignore-index', type=int, default=255, help='void (default: 255)')
     parser.add_argument('--suffix', default='.png', help='how mask files end (default: .png)')
-    parser.add_argument('--workers', type=int, default=1, help='processes (default: 1)')
     return parser.parse_args()
 
 
-def find_masks(mask_dir: Path, suffix: str) -> list[Path]:
+def find_masks(mask_dir: str, suffix: str, backend_args: dict | None) -> list[str]:
     """Paths of all masks, relative to ``mask_dir``, sorted."""
-    if not mask_dir.is_dir():
+    if is_local(mask_dir, backend_args) and not Path(mask_dir).is_dir():
         raise FileNotFoundError(f'{mask_dir} is not a folder.')
-    masks = sorted(path.relative_to(mask_dir) for path in mask_dir.rglob(f'*{suffix}'))
+    masks = found_files(mask_dir, suffix, True, backend_args)
     if not masks:
         raise FileNotFoundError(f"{mask_dir} holds no file that ends in '{suffix}'.")
     return masks
 
 
 def convert(
-    relative: Path,
-    mask_dir: Path,
+    relative: str,
+    mask_dir: str,
     out_dir: Path,
     levels: list[str],
     seeds: list[int],
     ignore_index: int,
+    backend_args: dict | None,
 ) -> int:
     """Write all partial masks of one image that are not there yet; returns how many."""
     targets = {
@@ -61,11 +72,11 @@ def convert(
     missing = {key: target for key, target in targets.items() if not target.exists()}
     if not missing:
         return 0
-    mask = read_mask(mask_dir / relative)
+    mask = read_mask(join(mask_dir, relative), backend_args)
     labels, palette = np.array(mask), mask.getpalette()
     for seed in seeds:
         wanted = [level for level in levels if (seed, level) in missing]
-        rng = image_rng(seed, relative.stem)
+        rng = image_rng(seed, Path(relative).stem)
         masks = sparsify_levels(labels, wanted, rng, ignore_index)
         for level, sparse in zip(wanted, masks, strict=True):
             # run lengths compress what is mostly void as well as zlib's search, in half the time
@@ -79,8 +90,8 @@ def main() -> None:
     args = parse_args()
     for level in args.levels:
         parse_level(level)
-    masks = find_masks(args.mask_dir, args.suffix)
-    if args.out_dir.resolve().is_relative_to(args.mask_dir.resolve()):
+    masks = find_masks(args.mask_dir, args.suffix, args.backend_args)
+    if args.out_dir.resolve().is_relative_to(Path(args.mask_dir).resolve()):
         raise ValueError(
             f'OUT_DIR {args.out_dir} lies inside MASK_DIR {args.mask_dir}: choose another folder, '
             'complete and partial masks must not mix.'
@@ -93,6 +104,7 @@ def main() -> None:
             levels=args.levels,
             seeds=args.seeds,
             ignore_index=args.ignore_index,
+            backend_args=args.backend_args,
         ),
         masks,
         args.workers,

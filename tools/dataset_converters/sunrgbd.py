@@ -10,9 +10,19 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from converter_utils import process, read_mask, run, save_image, save_names
+from converter_utils import (
+    found_files,
+    make_parser,
+    process,
+    read_image,
+    read_mask,
+    run,
+    save_image,
+    save_names,
+)
 from PIL import Image
 
+from mmseg_reco.datasets.files import join
 from mmseg_reco.datasets.splits import read_names
 
 WIDTH, HEIGHT = 512, 384
@@ -21,10 +31,9 @@ NUM_TEST = 5050
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Make SUN RGB-D at 512x384.')
+    parser = make_parser('Make SUN RGB-D at 512x384.', 'sunrgbd.py sun --out data/sunrgbd')
     parser.add_argument(
         'root',
-        type=Path,
         help='folder that holds SUNRGBD-train_images/, SUNRGBD-test_images/ and '
         'sunrgbd_train_test_labels/, as unpacked',
     )
@@ -34,19 +43,21 @@ def parse_args() -> argparse.Namespace:
         help='text file with the numbers of the test images to keep for testing; the other test '
         "images join the training images, as in ReCo's experiments (default: the official split)",
     )
-    parser.add_argument('--workers', type=int, default=1, help='processes (default: 1)')
     return parser.parse_args()
 
 
-def numbered_images(folder: Path) -> dict[int, Path]:
+def numbered_images(folder: str, backend_args: dict | None) -> dict[int, str]:
     """Images of a folder by the number in their name (``img-000123.jpg``)."""
-    images = {int(path.stem.rpartition('-')[2]): path for path in folder.glob('*-*.jpg')}
+    images = {int(Path(name).stem.rpartition('-')[2]): join(folder, name)
+              for name in found_files(folder, '.jpg', backend_args=backend_args) if '-' in name}
     if not images:
         raise FileNotFoundError(f'{folder} holds no img-<number>.jpg.')
     return images
 
 
-def convert(task: tuple[int, Path, str], label_dir: Path, out: Path) -> None:
+def convert(
+    task: tuple[int, str, str], label_dir: str, out: Path, backend_args: dict | None
+) -> None:
     """Resize one image (bilinear) and its mask (nearest)."""
     number, image_path, part = task
     name = f'img-{number:06d}'
@@ -54,9 +65,9 @@ def convert(task: tuple[int, Path, str], label_dir: Path, out: Path) -> None:
     label_target = out / 'labels' / part / f'{name}.png'
     if image_target.exists() and label_target.exists():
         return
-    image = Image.open(image_path).convert('RGB')
-    mask_path = label_dir / f'{name}.png'
-    mask = read_mask(mask_path)
+    image = read_image(image_path, backend_args).convert('RGB')
+    mask_path = join(label_dir, f'{name}.png')
+    mask = read_mask(mask_path, backend_args)
     if image.size != mask.size:
         raise ValueError(
             f'{image_path} is {image.size[0]}x{image.size[1]} but its mask {mask_path} is '
@@ -72,9 +83,10 @@ def convert(task: tuple[int, Path, str], label_dir: Path, out: Path) -> None:
 
 def main() -> None:
     args = parse_args()
-    train = numbered_images(args.root / 'SUNRGBD-train_images')
-    test = numbered_images(args.root / 'SUNRGBD-test_images')
-    kept = {int(number) for number in read_names(args.test_index)} if args.test_index else set(test)
+    train = numbered_images(join(args.root, 'SUNRGBD-train_images'), args.backend_args)
+    test = numbered_images(join(args.root, 'SUNRGBD-test_images'), args.backend_args)
+    kept = ({int(number) for number in read_names(args.test_index, args.backend_args)}
+            if args.test_index else set(test))
     if unknown := sorted(kept - set(test)):
         raise ValueError(f'{args.test_index} lists {unknown[0]}, which is no test image.')
     parts = {
@@ -82,18 +94,20 @@ def main() -> None:
         | {NUM_TEST + number: path for number, path in train.items()},
         'test': {number: test[number] for number in kept},
     }
-    label_dir = args.root / 'sunrgbd_train_test_labels'
+    label_dir = join(args.root, 'sunrgbd_train_test_labels')
+    labels = set(found_files(label_dir, '.png', backend_args=args.backend_args))
     # all at once and first: in archives that were renamed already, some numbers do have a mask
     for number in sorted({**parts['train'], **parts['test']}):
-        mask_path = label_dir / f'img-{number:06d}.png'
-        if not mask_path.is_file():
+        mask = f'img-{number:06d}.png'
+        if mask not in labels:
             raise FileNotFoundError(
-                f'The mask {mask_path} is missing: {args.root} must hold the three archives as '
-                'unpacked, with no file renamed.'
+                f'The mask {join(label_dir, mask)} is missing: {args.root} must hold the three '
+                'archives as unpacked, with no file renamed.'
             )
     for part, images in parts.items():
         tasks = [(number, images[number], part) for number in sorted(images)]
-        process(partial(convert, label_dir=label_dir, out=args.out), tasks, args.workers)
+        one = partial(convert, label_dir=label_dir, out=args.out, backend_args=args.backend_args)
+        process(one, tasks, args.workers)
         save_names([f'img-{number:06d}' for number in sorted(images)], args.out / f'{part}.txt')
         print(f'\n{len(tasks)} {part} images: {args.out}')
 

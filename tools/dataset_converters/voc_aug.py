@@ -8,13 +8,15 @@ Images annotated in both keep VOC's mask.
 
 import argparse
 from functools import partial
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from converter_utils import (
     copy_file,
     index_png,
     listed_names,
+    make_parser,
     process,
     read_mask,
     run,
@@ -23,48 +25,59 @@ from converter_utils import (
 )
 from scipy.io import loadmat
 
+from mmseg_reco.datasets.files import is_local, join, read
+
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Join the masks of PASCAL VOC 2012 and SBD.')
-    parser.add_argument('voc_dir', type=Path, help='.../VOCdevkit/VOC2012')
-    parser.add_argument('sbd_dir', type=Path, help='.../benchmark_RELEASE/dataset')
+    parser = make_parser('Join the masks of PASCAL VOC 2012 and SBD.',
+                         'voc_aug.py data/VOCdevkit/VOC2012 benchmark_RELEASE/dataset')
+    parser.add_argument('voc_dir', help='.../VOCdevkit/VOC2012')
+    parser.add_argument('sbd_dir', help='.../benchmark_RELEASE/dataset')
     parser.add_argument('--out', type=Path, help='default: VOC_DIR')
-    parser.add_argument('--workers', type=int, default=1, help='processes (default: 1)')
     return parser.parse_args()
 
 
-def convert(source: Path, out_dir: Path, palette: list[int]) -> None:
+def convert(source: str, out_dir: Path, palette: list[int], backend_args: dict | None) -> None:
     """Copy one of VOC's masks or turn one of SBD's into a PNG."""
-    target = out_dir / f'{source.stem}.png'
+    target = out_dir / f'{PurePosixPath(source).stem}.png'
     if target.exists():
         return
-    if not source.is_file():
-        raise FileNotFoundError(f'The mask {source} is missing.')
-    if source.suffix == '.png':
-        copy_file(source, target)
-    else:
-        labels = loadmat(source, simplify_cells=True)['GTcls']['Segmentation']
-        save_image(index_png(labels.astype(np.uint8), palette), target)
+    try:
+        if source.endswith('.png'):
+            copy_file(source, target, backend_args)
+            return
+        data = read(source, backend_args)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'The mask {source} is missing.') from error
+    labels = loadmat(BytesIO(data), simplify_cells=True)['GTcls']['Segmentation']
+    save_image(index_png(labels.astype(np.uint8), palette), target)
 
 
 def main() -> None:
     args = parse_args()
-    lists = Path('ImageSets', 'Segmentation')
-    voc = {part: listed_names(args.voc_dir / lists / f'{part}.txt') for part in ('train', 'val')}
-    sbd = listed_names(args.sbd_dir / 'train.txt') + listed_names(args.sbd_dir / 'val.txt')
+    storage = args.backend_args
+    if args.out is None and not is_local(args.voc_dir, storage):
+        raise ValueError(f'{args.voc_dir} is not on disk: say with --out where to write.')
+    lists = 'ImageSets/Segmentation'
+    voc = {part: listed_names(join(args.voc_dir, lists, f'{part}.txt'), storage)
+           for part in ('train', 'val')}
+    sbd = [name for part in ('train', 'val')
+           for name in listed_names(join(args.sbd_dir, f'{part}.txt'), storage)]
     train_aug = sorted({*voc['train'], *sbd} - {*voc['val']})
 
     from_voc = {*voc['train'], *voc['val']}
     sources = [
-        args.voc_dir / 'SegmentationClass' / f'{name}.png'
+        join(args.voc_dir, 'SegmentationClass', f'{name}.png')
         if name in from_voc
-        else args.sbd_dir / 'cls' / f'{name}.mat'
+        else join(args.sbd_dir, 'cls', f'{name}.mat')
         for name in train_aug + voc['val']
     ]
-    palette = read_mask(args.voc_dir / 'SegmentationClass' / f'{voc["train"][0]}.png').getpalette()
-    out = args.out or args.voc_dir
+    first = join(args.voc_dir, 'SegmentationClass', f'{voc["train"][0]}.png')
+    palette = read_mask(first, storage).getpalette()
+    out = args.out or Path(args.voc_dir)
     out_dir = out / 'SegmentationClassAug'
-    process(partial(convert, out_dir=out_dir, palette=palette), sources, args.workers)
+    one = partial(convert, out_dir=out_dir, palette=palette, backend_args=storage)
+    process(one, sources, args.workers)
     save_names(train_aug, out / lists / 'train_aug.txt')
     save_names(voc['val'], out / lists / 'val.txt')
     print(f'\n{len(train_aug)} training and {len(voc["val"])} validation masks: {out_dir}')
