@@ -5,6 +5,7 @@ A case does what the table says and raises; the message must hold every piece th
 """
 import argparse
 import re
+import socketserver
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmseg.datasets import PascalVOCDataset
 from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 from PIL import Image
@@ -154,7 +156,7 @@ def folder_missing(bench, monkeypatch):
 def folder_unreadable(bench, monkeypatch):
     """The system call fails, as it would for anyone but the administrator who may run this."""
     data = bench.semi()
-    monkeypatch.setattr('mmseg_reco.datasets.checks.list_dir_or_file', lambda folder, **_: (
+    monkeypatch.setattr('mmseg_reco.datasets.checks.list_files', lambda folder, **_: (
         _ for _ in ()).throw(PermissionError(13, 'Permission denied', folder)))
     bench.check(data)
 
@@ -174,6 +176,64 @@ def train_and_val_overlap(bench, monkeypatch):
 def lists_for_a_concatenation(bench, monkeypatch):
     both = dict(type='ConcatDataset', datasets=[bench.stock(), bench.stock()])
     DATASETS.build(dict(type='LabeledUnlabeledDataset', dataset=both, labeled='labeled.txt'))
+
+
+@case
+def other_classes_concatenated(bench, monkeypatch):
+    other = bench.stock(metainfo=dict(classes=('road', 'lake')))
+    both = dict(type='ConcatDataset', datasets=[bench.stock(), other])
+    DATASETS.build(dict(type='LabeledUnlabeledDataset', dataset=both))
+
+
+@case
+def class_that_the_masks_lack(bench, monkeypatch):
+    bench.semi(type='CityscapesDataset')
+
+
+@case
+def dataset_class_unknown(bench, monkeypatch):
+    bench.semi(type='LakesDataset')
+
+
+@case
+def labelled_without_masks(bench, monkeypatch):
+    bench.check(bench.semi(data_prefix=dict(img_path='images')))
+
+
+@case
+def list_in_another_encoding(bench, monkeypatch):
+    (bench.root / 'unlabeled.txt').write_bytes('c\nd\n'.encode('utf-16'))
+    bench.semi()
+
+
+@case
+def folder_behind_http(bench, monkeypatch):
+    prefix = dict(img_path='http://127.0.0.1/images')
+    bench.semi(unlabeled=dict(data_prefix=prefix))
+
+
+@case
+def storage_misspelt(bench, monkeypatch):
+    bench.semi(backend_args=dict(backend='petral'))
+
+
+@case
+def storage_unknown(bench, monkeypatch):
+    bench.semi(data_root='gs://bucket/data')
+
+
+@case
+def server_that_is_gone(bench, monkeypatch):
+    with socketserver.TCPServer(('127.0.0.1', 0), None) as server:
+        port = server.server_address[1]
+    bench.semi(data_root=f'http://127.0.0.1:{port}')
+
+
+@case
+def class_that_knows_disks_only(bench, monkeypatch):
+    monkeypatch.setattr('mmengine.fileio.backends.HTTPBackend.get', lambda *_: b'a\nb\n')
+    metainfo = dict(classes=PascalVOCDataset.METAINFO['classes'])
+    bench.semi(type='PascalVOCDataset', data_root='http://127.0.0.1', metainfo=metainfo)
 
 
 @case
@@ -293,6 +353,13 @@ def pipeline_without_packing(bench, monkeypatch):
 @case
 def other_number_of_classes(bench, monkeypatch):
     bench.check(model=dict(decode_head=dict(num_classes=21)))
+
+
+@case
+def dice_with_pixel_sampler(bench, monkeypatch):
+    head = dict(type='FCNHead', num_classes=2, sampler=dict(type='OHEMPixelSampler'),
+                loss_decode=[dict(type='CrossEntropyLoss'), dict(type='DiceLoss')])
+    bench.check(model=dict(segmentor=dict(decode_head=head)))
 
 
 @case
