@@ -139,9 +139,10 @@ def draw_relation_history(
 ) -> Figure:
     """Draw how the relation graph moved over training.
 
-    Above, up to four of the graphs, from the first to the last, with the classes in the order of
-    the last one's tree. Below, the cosine of two different classes against the iteration: the mean
-    of all pairs, the range of the middle 80 percent, and the three pairs that end up closest.
+    Above, up to four of the graphs, from the first in which classes met to the last, with the
+    classes in the order of the tree of their average. Below, the cosine of two different classes
+    against the iteration: the mean of all pairs, the range of the middle 80 percent, and the three
+    pairs that end up closest.
 
     Args:
         iterations (Sequence[int]): T iterations, by ascending order, T >= 2.
@@ -162,9 +163,15 @@ def draw_relation_history(
             f'{count} class names, the shape ({len(iterations)}, {count}, {count}), but has '
             f'{matrices.shape}.'
         )
-    order, _ = class_tree(matrices[-1])
+    known = np.isfinite(matrices)
+    order, _ = class_tree(
+        np.divide(np.where(known, matrices, 0).sum(0), known.sum(0),
+                  out=np.full((count, count), np.nan), where=known.any(0)))
     names = [class_names[index] for index in order]
-    chosen = np.unique(np.linspace(0, len(matrices) - 1, _SHOWN).round().astype(int))
+    pairs = np.array([_pairs(matrix) for matrix in matrices])
+    met = np.flatnonzero(np.isfinite(pairs).any(1))
+    first = met[0] if len(met) else 0
+    chosen = np.unique(np.linspace(first, len(matrices) - 1, _SHOWN).round().astype(int))
     side = max(2.2, 0.12 * count)
     figure = Figure(
         figsize=(side * len(chosen) + 1.8, side + 2.5), dpi=110, facecolor='white',
@@ -183,11 +190,9 @@ def draw_relation_history(
     figure.colorbar(picture, ax=maps, shrink=0.9).ax.tick_params(labelsize=8)
 
     axes = figure.add_subplot(grid[1, :])
-    pairs = np.array([_pairs(matrix) for matrix in matrices])
-    known = np.isfinite(pairs).any(1)
     low, high = np.full((2, len(pairs)), np.nan)
-    if known.any():
-        low[known], high[known] = np.nanpercentile(pairs[known], (10, 90), axis=1)
+    if len(met):
+        low[met], high[met] = np.nanpercentile(pairs[met], (10, 90), axis=1)
     axes.fill_between(iterations, low, high, color='0.85', label='middle 80 % of pairs')
     axes.plot(iterations, [mean_relation(matrix) for matrix in matrices], color='black',
               linewidth=2, label='mean of all pairs')

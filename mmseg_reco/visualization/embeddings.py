@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
 _DOT = 8  # points across
@@ -49,8 +49,8 @@ def draw_class_embeddings(
     """Draw the path of every class's mean representation over training, by PCA.
 
     All are scaled to length one, as their cosines are what counts, and share one plane, that of
-    all classes and iterations. A small ring is the first place of a class, a dot with its name
-    the last; the line goes through those between.
+    all classes and iterations. A small dot is the first place of a class, a large one with its
+    name the last; the line goes through those between.
 
     Args:
         iterations (Sequence[int]): T iterations, by ascending order.
@@ -83,17 +83,18 @@ def draw_class_embeddings(
     names = []
     for index in np.flatnonzero(known.any(0)):
         path, colour = places[known[:, index], index], colours[index]
-        axes.plot(*path.T, color='0.25', linewidth=2.6, alpha=0.5, zorder=1)
-        axes.plot(*path.T, color=colour, linewidth=1.6, zorder=2)
-        axes.scatter(*path[0], s=22, facecolor='white', edgecolor=colour, linewidth=1.5, zorder=3)
+        axes.plot(*path.T, color='0.5', linewidth=1.8, alpha=0.4, zorder=1)
+        axes.plot(*path.T, color=colour, linewidth=1.1, alpha=0.8, zorder=2)
+        axes.scatter(*path[0], s=20, facecolor=colour, edgecolor='black', linewidth=0.7, zorder=3)
         axes.scatter(*path[-1], s=_DOT**2, facecolor=colour, edgecolor='black', zorder=4)
         names.append(axes.annotate(
             class_names[index], path[-1], xytext=(_DOT, 0), textcoords='offset points', fontsize=9,
-            va='center', zorder=5, path_effects=[withStroke(linewidth=2.5, foreground='white')]))
+            va='center', zorder=5, path_effects=[withStroke(linewidth=2.5, foreground='white')],
+            arrowprops=dict(arrowstyle='-', linewidth=0.7, relpos=(0, 0.5), shrinkA=0, shrinkB=0)))
     axes.set_xlabel(f'first principal axis: {share[0]:.0%} of the variance', fontsize=9)
     axes.set_ylabel(f'second: {share[1]:.0%}', fontsize=9)
-    axes.set_title('Mean representations of classes, from iteration '
-                   f'{iterations[0]:,} (ring) to {iterations[-1]:,} (dot)', fontsize=10)
+    axes.set_title('Mean representations of classes, from where they were first seen (small) '
+                   f'to iteration {iterations[-1]:,}', fontsize=10)
     axes.tick_params(labelsize=8)
     axes.margins(x=0.14, y=0.08)
     axes.spines[['top', 'right']].set_visible(False)
@@ -103,8 +104,11 @@ def draw_class_embeddings(
 
 
 def _spread(names: list[Annotation]) -> None:
-    """Move names up until they cover neither a dot nor each other, from the lowest on."""
-    boxes = [name.get_window_extent() for name in names]
+    """Move names up until they cover neither a dot nor each other, from the lowest on.
+
+    A line leads from one that was moved to its dot.
+    """
+    boxes = [Text.get_window_extent(name) for name in names]  # without their lines
     pixels = names[0].figure.dpi / 72  # of a point
     dots = [name.axes.transData.transform(name.xy) for name in names]
     taken = [Bbox([dot - _DOT * pixels / 2, dot + _DOT * pixels / 2]) for dot in dots]
@@ -114,4 +118,6 @@ def _spread(names: list[Annotation]) -> None:
             if box.overlaps(other):
                 box = box.translated(0, other.y1 - box.y0 + 1)
         taken.append(box)
-        names[index].xyann = (_DOT, (box.y0 - boxes[index].y0) / pixels)
+        moved = (box.y0 - boxes[index].y0) / pixels
+        names[index].xyann = (_DOT, moved)
+        names[index].arrow_patch.set_visible(moved > 0)

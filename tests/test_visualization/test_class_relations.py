@@ -184,6 +184,15 @@ def test_a_long_history_shows_four_graphs_from_first_to_last():
     assert len(titles) == 4 and titles[0] == 'iteration 1' and titles[-1] == 'iteration 22'
 
 
+def test_a_first_graph_in_which_no_classes_met_is_not_shown():
+    matrices = np.stack([_relations(3, seed) for seed in range(3)])
+    matrices[0] = np.where(np.arange(9).reshape(3, 3) == 4, 1, np.nan)
+    figure = draw_relation_history([1, 10, 20], matrices, list('abc'))
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == [
+        'iteration 10', 'iteration 20']
+    assert np.isnan(figure.axes[-1].lines[0].get_ydata()[0])
+
+
 def test_a_history_of_classes_never_seen_can_be_drawn():
     figure = draw_relation_history([1, 2], np.full((2, 3, 3), np.nan), list('abc'))
     assert len(figure.axes[-1].lines) == 1  # the mean, of nothing

@@ -3,6 +3,7 @@ import itertools
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from mmseg_reco.visualization import draw_class_embeddings
 from mmseg_reco.visualization.embeddings import principal_plane
@@ -71,16 +72,19 @@ def test_lengths_do_not_matter():
 
 def test_names_cover_neither_each_other_nor_dots():
     prototypes = np.ones((2, 12, 3)) + 1e-3 * _path(0, 2, 12, 3)
-    prototypes[:, 0] = (1, -1, 0)  # sets the scale: the others lie on one spot
+    prototypes[:, :2] = (1, -1, 0), (1, 0, -1)  # set the scale: the others lie on one spot
     names = [f'a longer name {index}' for index in range(12)]
     figure = draw_class_embeddings([1, 2], prototypes, names, PALETTE * 3)
     axes = figure.axes[0]
     figure.canvas.draw()
-    boxes = [text.get_window_extent() for text in axes.texts]
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     for text in axes.texts:
         dot = axes.transData.transform(text.xy)
         assert not any(box.contains(*dot) for box in boxes)
+        # a name that was moved is tied to its dot
+        assert text.arrow_patch.get_visible() == (text.xyann[1] > 0)
+    assert sum(text.xyann[1] > 0 for text in axes.texts) >= 9
 
 
 def test_what_does_not_fit_is_refused():
