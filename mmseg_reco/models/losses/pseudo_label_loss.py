@@ -73,7 +73,7 @@ class PseudoLabelLoss(nn.Module):
         self.loss_weight = loss_weight
         self.ignore_index = ignore_index
         self.loss_name = loss_name
-        self.diagnostics = dict()
+        self.diagnostics: dict[str, Tensor] = dict()
 
     def forward(self, logits: Tensor, labels: Tensor, confidence: Tensor) -> Tensor:
         """Weighted cross-entropy.

@@ -108,7 +108,7 @@ class ReCoLoss(nn.Module):
         self.loss_weight = loss_weight
         self.ignore_index = ignore_index
         self.loss_name = loss_name
-        self.diagnostics = dict()
+        self.diagnostics: dict[str, Tensor] = dict()
         self.prototypes: Tensor | None = None
         self.relation: Tensor | None = None
         self.present: Tensor | None = None

@@ -55,7 +55,8 @@ class RegionLoss(nn.Module):
             Tensor: Scalar, float32 (float64 for a float64 student), attached to the graph through
             everything of the student that the loss reads, even where it is 0.
         """
-        teacher = RegionTarget(*(field if field is None else field.detach() for field in teacher))
+        teacher = RegionTarget._make(
+            field if field is None else field.detach() for field in teacher)
         with torch.autocast(student.masks.device.type, enabled=False):
             return self.loss_weight * self.region_loss(student, teacher)
 

@@ -90,8 +90,8 @@ def blocked_attention(queries: Tensor, keys: Tensor, pixels: Tensor, active: Ten
         pair = slice(bounds[i], bounds[i + 1])
         if pair.start == pair.stop:
             continue
-        first, place = i // parts * images, i % parts * part
-        source = keys[first:first + images, place:place + part]
+        first, left = i // parts * images, i % parts * part
+        source = keys[first:first + images, left:left + part]
         block = buffer[:source.size(0) * source.size(1)]
         block.view_as(source).copy_(source)
         norm = torch.linalg.vector_norm(block, dim=1, keepdim=True)

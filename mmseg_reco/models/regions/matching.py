@@ -61,7 +61,7 @@ class HungarianMatcher:
     """
 
     def __init__(self, weights: tuple[float, float, float] = (1., 20., 1.)) -> None:
-        self.weights = tuple(weights)
+        self.weights = weights
 
     @torch.no_grad()
     def __call__(self, class_logits: Tensor, masks: Tensor, teacher_masks: Tensor, labels: Tensor,

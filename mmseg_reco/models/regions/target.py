@@ -41,7 +41,7 @@ def region_target(student: RegionPrediction, teacher: RegionPrediction, semantic
     Returns:
         RegionTarget: At the resolution of the student's masks.
     """
-    size = student.masks.shape[-2:]
+    size = (student.masks.size(-2), student.masks.size(-1))
     semantic, valid, origin = (take_nearest(maps, size) for maps in (semantic, valid, origin))
     if source == 'query':
         masks, labels, class_probs = mix_regions(

@@ -21,7 +21,7 @@ class PixelIndex(NamedTuple):
 
     order: Tensor
     start: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count
     hard_count: Tensor
 
 
