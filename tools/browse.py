@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import SemiBaseSegmentor
-from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor
+from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor, PseudoBatch
 from mmseg_reco.visualization import PseudoLabels, draw_panel
 
 EXAMPLE = """example:
@@ -28,7 +28,8 @@ With the same randomness.seed (0 if the config has none) the images and given la
 the first iterations of tools/train.py, on one process. Without --checkpoint the teacher is random,
 so its pseudo-labels, and the classes that ClassMix cuts out by them, mean nothing.
 """
-_WIDTH, _WIDEST = 9.6, 2.4  # of a panel and of a column, in inches at 100 dots an inch
+_WIDTH = 9.6  # of a panel in inches, at 100 dots an inch
+_NARROWEST, _WIDEST = 1.5, 2.4  # of a column
 
 
 def pictures(rgb: Tensor) -> list[np.ndarray]:
@@ -41,28 +42,36 @@ def given_labels(samples: Sequence) -> list[np.ndarray]:
     return [sample.gt_sem_seg.data[0].cpu().numpy() for sample in samples]
 
 
+def pseudo_labels(model: SemiBaseSegmentor, batch: PseudoBatch) -> list[PseudoLabels]:
+    """The pseudo-labels of a batch, one by one."""
+    maps = zip(batch.labels.cpu().numpy(), batch.confidence.float().cpu().numpy(), strict=True)
+    return [PseudoLabels(labels, sure, model.weak_threshold) for labels, sure in maps]
+
+
 @torch.no_grad()
 def unlabeled_columns(
     model: SemiBaseSegmentor, images: Tensor, samples: list, teacher: str
 ) -> dict[str, list]:
     """Titled columns of the unlabelled half of a batch, by the segmentor's own functions."""
     weak, _ = model.pseudo_label(images, samples)
-    strong = model.strong_view(weak)
+    strong = model.strong_views(weak)
     to_rgb = model.data_preprocessor.to_rgb
-    weak_labels, strong_labels = (
-        [PseudoLabels(labels, confidence, model.weak_threshold) for labels, confidence
-         in zip(batch.labels.cpu().numpy(), batch.confidence.cpu().numpy(), strict=True)]
-        for batch in (weak, strong)
-    )
-    mix = 'not mixed' if model.mix is None else type(model.mix).__name__
-    return {
+    columns = {
         'weak view': pictures(to_rgb(weak.images)),
         'given labels': given_labels(samples),
-        f'pseudo-labels of\n{teacher} teacher': weak_labels,
-        f'strong view\n({mix})': pictures(to_rgb(strong.images)),
-        'its pseudo-labels': strong_labels,
-        'its confidence\n(black 0, white 1)': list(strong.confidence.float().cpu().numpy()),
+        f'pseudo-labels of\n{teacher} teacher': pseudo_labels(model, weak),
     }
+    mix = 'not mixed' if model.mix is None else type(model.mix).__name__
+    views = len(strong.images) // len(images)
+    for view in range(views):
+        number = f' {view + 1}' if views > 1 else ''
+        part = strong.map(lambda x, n=view: x[n * len(images):(n + 1) * len(images)])
+        columns |= {
+            f'strong view{number}\n({mix})': pictures(to_rgb(part.images)),
+            f'pseudo-labels of\nstrong view{number}': pseudo_labels(model, part),
+            f'confidence{number}\n(black 0, white 1)': list(part.confidence.float().cpu().numpy()),
+        }
+    return columns
 
 
 def collect(
@@ -134,7 +143,7 @@ def main() -> None:
             del columns['given labels']
         picture = draw_panel(
             columns, meta['classes'], meta['palette'], ignore_index,
-            min(_WIDEST, _WIDTH / len(columns)), row_labels=files)
+            min(_WIDEST, max(_NARROWEST, _WIDTH / len(columns))), row_labels=files)
         cv2.imwrite(str(output / f'{name}.png'), picture[..., ::-1])
         print(f'{len(files)} {name} images drawn to {output / name}.png')
 

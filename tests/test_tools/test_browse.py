@@ -70,6 +70,21 @@ def test_strong_views_are_the_segmentors_own(browse, tiny_config):
         assert pseudo[i].threshold == 0.34
 
 
+def test_every_strong_view_has_its_columns(browse, tiny_config):
+    path = write_semi_config(tiny_config)
+    with path.open('a') as file:
+        file.write("model['semi_train_cfg']['strong_views'] = 2\n")
+    panel = collect(browse, path, 2)['unlabeled']
+    first, second = panel['strong view 1\n(CutMix)'], panel['strong view 2\n(CutMix)']
+    assert len(first) == len(second) == 2
+    for i, weak in enumerate(panel['weak view']):
+        other = panel['weak view'][1 - i]
+        for view in (first[i], second[i]):
+            assert ((view == weak) | (view == other)).all()
+        assert (first[i] != second[i]).any()
+    assert {'pseudo-labels of\nstrong view 2', 'confidence 2\n(black 0, white 1)'} <= set(panel)
+
+
 @pytest.fixture
 def demo_data(tmp_path, monkeypatch):
     prepare(str(tmp_path / 'data'), num_train=8, num_val=1, num_labeled=4)

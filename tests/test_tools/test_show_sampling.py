@@ -13,6 +13,9 @@ from mmseg_reco.engine.offline import load_model, read_config, training_batches,
 SCRIPT = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'show_sampling.py'
 
 
+UNIMATCH = {'model.semi_train_cfg.strong_views': 2, 'model.semi_train_cfg.feature_dropout': 0.5}
+
+
 @pytest.fixture
 def tool():
     spec = importlib.util.spec_from_file_location('show_sampling', SCRIPT)
@@ -52,6 +55,16 @@ def test_queries_are_hard_pixels_of_their_class_and_keys_of_other_classes(tool, 
     for _, shown in sup:
         assert any((shown.numpy() == mask[step // 2::step, step // 2::step]).mean() > 0.9
                    for mask in masks.values())
+
+
+@pytest.mark.parametrize('joint', [True, False])
+def test_images_are_those_of_the_contrast_beside_views_of_another_kind(tool, tiny_config, joint):
+    changes = {**UNIMATCH, 'model.semi_train_cfg.joint_forward': joint, 'model.mix': None}
+    _, draws, _ = one_step(tool, write_semi_config(tiny_config), **changes)
+    assert draws.images.shape[0] == draws.labels.shape[0] == 2 + 2 * 2
+    # not mixed: both strong views are the weak one, whose images are not labelled
+    assert torch.equal(draws.images[2:4], draws.images[4:])
+    assert not torch.equal(draws.images[:2], draws.images[2:4])
 
 
 def test_dots_are_drawn_where_the_pixels_are(tool):

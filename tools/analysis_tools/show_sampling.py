@@ -85,8 +85,8 @@ def record(model: nn.Module, batch: dict) -> Draws:
         model.loss(**data)
     (queries, active), = seen['queries']
     (_, labels, probs), = seen['arguments']
-    return Draws(torch.cat(seen['images']), labels, probs, queries, active,
-                 torch.cat(seen['negatives']))
+    images = torch.cat(seen['images'])[:len(labels)]  # without those of perturbed features
+    return Draws(images, labels, probs, queries, active, torch.cat(seen['negatives']))
 
 
 def images_of(model: nn.Module, images: Tensor, cfg: Config) -> list[np.ndarray]:
