@@ -55,9 +55,3 @@ def test_own_data_and_five_lines_take_a_step(example):
     with torch.no_grad():
         result, = model.eval().val_step(batch)
     assert result.pred_sem_seg.shape == (70, 90)
-
-
-def test_paths_that_the_readme_names_exist():
-    links = re.findall(r'\]\(([\w./-]+)\)', README)
-    for path in links + re.findall(r'(?:tools|configs)/[\w./-]+\w', README):
-        assert (ROOT / path).exists(), path
