@@ -72,7 +72,8 @@ CASES = [
     Case('bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024.py', 4),
     r50('ccnet'),
     Case('cgnet/cgnet_fcn_4xb4-60k_cityscapes-680x680.py', 4),
-    Case('convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py'),
+    Case('convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py', change=dict(
+        backbone=dict(arch=dict(_delete_=True, depths=[1] * 4, channels=[12, 24, 48, 96])))),
     r50('danet'),
     Case('ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024.py', 4),
     r50('deeplabv3'),
@@ -104,7 +105,9 @@ CASES = [
     Case('ocrnet/ocrnet_hr18s_4xb4-80k_ade20k-512x512.py', 1),
     Case('pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py', 4),
     Case('point_rend/pointrend_r50_4xb4-160k_ade20k-512x512.py'),
-    Case('poolformer/fpn_poolformer_s12_8xb4-40k_ade20k-512x512.py'),
+    Case('poolformer/fpn_poolformer_s12_8xb4-40k_ade20k-512x512.py', change=dict(
+        backbone=dict(arch=dict(_delete_=True, layers=[1] * 4, embed_dims=[8, 16, 40, 64],
+                                mlp_ratios=[4] * 4, layer_scale_init_value=1e-5)))),
     r50('psanet', decode_head=dict(mask_size=(8, 8))),
     r50('pspnet'),
     Case('resnest/resnest_s101-d8_fcn_4xb4-160k_ade20k-512x512.py'),
