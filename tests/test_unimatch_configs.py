@@ -2,6 +2,7 @@
 """The configs of UniMatch: settings of the paper, data, and a training step."""
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ import yaml
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
+from mmseg.registry import HOOKS, MODELS
 from test_configs import build, check_training_step, expand, load, write_dataset
+from tiny_segmentor import make_batch, segmentor_config
 
 from mmseg_reco.datasets.checks import quick_check
 from mmseg_reco.models import ReCoLoss
@@ -114,6 +117,16 @@ def test_both_halves_are_rescaled_and_flipped(tmp_path: Path) -> None:
         samples = [sample for sample in batch['data_samples'][branch] if sample is not None]
         assert len(samples) == 8 and all(sample.img_shape == (321, 321) for sample in samples)
         assert (samples[0].gt_sem_seg.data == 255).all() == (branch == 'unsup')
+
+
+def test_lines_of_the_readme_for_a_config_of_your_own() -> None:
+    (lines, ) = re.findall(r'```python\n(.*?)```', (FOLDER / 'README.md').read_text(), re.DOTALL)
+    names = dict(_base_=SimpleNamespace(model=segmentor_config()))
+    exec(lines, names)
+    del names['model']['_delete_']
+    losses = MODELS.build(names['model']).train().loss(*make_batch())
+    assert {'loss_reco', 'loss_unsup', 'loss_unsup_features'} <= set(losses)
+    assert HOOKS.build(names['custom_hooks'][0]).momentum == 1
 
 
 def test_readme_and_metafile_list_exactly_the_configs() -> None:

@@ -77,7 +77,7 @@ class MeanTeacherReCo(SemiBaseSegmentor):
         strong = self.strong_views(weak)
         perturbed = None if self.feature_dropout is None else weak.images
         student = self.forward_student(inputs['sup'], strong.images, perturbed,
-                                       self.feature_dropout)
+                                       self.feature_dropout or 0.)
         student, perturbed = student.split(len(inputs['sup']) + len(strong.images))
         labeled, unlabeled = student.split(len(inputs['sup']))
 
