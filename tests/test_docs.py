@@ -9,6 +9,7 @@ block that can be neither stands below a line ``<!-- not run: reason -->``.
 """
 import argparse
 import ast
+import copy
 import os
 import re
 import runpy
@@ -28,11 +29,18 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from mmengine.config import Config
 from mmseg.registry import MODELS
-from test_configs import expand
+from test_configs import expand, load
 from tiny_segmentor import make_batch, segmentor_config
 
 from mmseg_reco.datasets.demo_scenes import prepare
-from mmseg_reco.engine.config_check import check_config, check_options
+from mmseg_reco.engine.config_check import (
+    _own,
+    _registered,
+    accepted_arguments,
+    check_config,
+    check_options,
+)
+from mmseg_reco.models import MeanTeacherReCo
 from mmseg_reco.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -295,6 +303,54 @@ def test_wrong_commands_are_found(command: str, tmp_path: Path) -> None:
     with pytest.raises((AssertionError, OSError, ValueError, pytest.fail.Exception)):
         for words in shell_commands(command):
             check_command(words, tmp_path)
+
+
+# Settings in the text
+
+
+def calls_of(code: str) -> Iterator[tuple[str, set[str]]]:
+    """Classes that a piece of config builds, with the arguments that it names."""
+    try:
+        tree = ast.parse(code.replace('…', '...'))
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            given = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+            kind = given.pop('type', None)
+            name = kind.value if isinstance(kind, ast.Constant) else node.func.id
+            yield name, set(given) - {'_delete_'}
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_settings_in_the_text_are_arguments(page: str) -> None:
+    """Inline code such as ``MeanTeacherHook(momentum=0.05)`` or ``dict(type='CutMix')``."""
+    ours = _own(_registered())
+    for token in inline_of(page):
+        if token.type == 'code_inline':
+            for name, given in calls_of(token.content):
+                known = accepted_arguments(ours[name]) if name in ours else None
+                assert known is None or given <= known, f'{page}: {token.content}'
+            for keys in re.findall(r'semi_train_cfg=dict\(([^()]*)\)', token.content):
+                given = set(re.findall(r'(\w+)=', keys))
+                assert given <= set(MeanTeacherReCo.train_defaults), f'{page}: {token.content}'
+
+
+@pytest.mark.parametrize('page', ['docs/benchmark.md', 'docs/configs.md', 'docs/faq.md'])
+def test_keys_in_the_text_are_settings(page: str) -> None:
+    """Inline code such as ``model.losses.0.loss_weight``, tried on a config that has them all."""
+    base, found = load('deeplabv3plus_r101_voc_semi-60'), 0
+    for token in inline_of(page):
+        for key, value in re.findall(
+                r'(?<!\S)((?:model|\w+_dataloader|custom_hooks|train_cfg|param_scheduler)[\w.]+)(=\S+)?',
+                token.content if token.type == 'code_inline' else ''):
+            cfg, found = copy.deepcopy(base), found + 1
+            *parents, last = key.split('.')
+            if parents[-1:] == ['semi_train_cfg']:
+                assert last in MeanTeacherReCo.train_defaults, f'{page}: {key}'
+            cfg.merge_from_dict({key: value[1:] or 1})
+            check_config(cfg)
+    assert found
 
 
 # Python
