@@ -83,8 +83,8 @@ def draw_class_embeddings(
     names = []
     for index in np.flatnonzero(known.any(0)):
         path, colour = places[known[:, index], index], colours[index]
-        axes.plot(*path.T, color='0.5', linewidth=1.8, alpha=0.4, zorder=1)
-        axes.plot(*path.T, color=colour, linewidth=1.1, alpha=0.8, zorder=2)
+        axes.plot(*path.T, color='0.5', linewidth=1.6, alpha=0.25, zorder=1)
+        axes.plot(*path.T, color=colour, linewidth=0.9, alpha=0.6, zorder=2)
         axes.scatter(*path[0], s=20, facecolor=colour, edgecolor='black', linewidth=0.7, zorder=3)
         axes.scatter(*path[-1], s=_DOT**2, facecolor=colour, edgecolor='black', zorder=4)
         names.append(axes.annotate(
