@@ -167,7 +167,8 @@ def unsafe_calls(tree: ast.AST) -> list[str]:
         options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         if (name in UNSAFE_CALLS or options.get('shell') == 'True'
                 or name == 'torch.load' and 'weights_only' not in options
-                or name in ('np.load', 'numpy.load') and 'allow_pickle' in options):
+                or name in ('np.load', 'numpy.load')
+                and options.get('allow_pickle', 'False') != 'False'):
             found.append(ast.unparse(node))
     return found
 
