@@ -161,7 +161,7 @@ def test_model_builds_with_the_settings_of_the_paper(name: str) -> None:
     model = build(cfg)
     assert type(model).__name__ == (
         'MeanTeacherReCo' if facts.semi else
-        'EmbeddingEncoderDecoder' if facts.reco else 'EncoderDecoder')
+        'EmbeddingEncoderDecoder' if facts.reco or facts.slim else 'EncoderDecoder')
     student = model.student if facts.semi else model
     # strides of the deepest features: 16, DeepLabV2 8
     strides = segmentor(cfg).backbone.strides
@@ -173,7 +173,8 @@ def test_model_builds_with_the_settings_of_the_paper(name: str) -> None:
         if facts.net == 'deeplabv2':
             assert (tapped.in_channels, tapped.kernel_size) == (2048, (1, 1))
         else:  # the concatenation of ASPP and low-level features
-            assert tapped.conv.in_channels == student.decode_head.channels + 48
+            conv = tapped.depthwise_conv.conv if facts.slim else tapped.conv
+            assert conv.in_channels == student.decode_head.channels + 48
     if facts.semi:
         assert type(model.mix).__name__.lower() == (
             facts.extra if facts.extra not in (None, 'reco') else 'classmix')
@@ -354,6 +355,7 @@ def check_training_step(cfg: Config, expected: set[str], still: tuple[str, ...] 
     torch.manual_seed(0)
     network = segmentor(cfg)
     network.data_preprocessor.size = SMALL
+    cfg.model.get('semi_train_cfg', {}).update(burn_in=0)
     model = build(cfg, 'cpu')
     semi = hasattr(model, 'student')
     trained = model.student if semi else model

@@ -42,8 +42,7 @@ model = dict(
         loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True)),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'))
-optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=6e-3, weight_decay=0.01))
+optim_wrapper = dict(optimizer=dict(lr=6e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, begin=0, end=50, by_epoch=False),
     dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=0, end=max_iters, by_epoch=False),

@@ -2,7 +2,9 @@
 # ReCo + ClassMix, DeepLabV3+ MobileNetV2, CamVid at half resolution, for two CPU cores: one
 # labelled pixel of each class (p0) in each of 367 images.
 _base_ = './deeplabv3plus_m-v2_camvid_semi-20.py'
-model = dict(semi_train_cfg=dict(self_label_threshold=0.97))
+model = dict(
+    segmentor=dict(decode_head=dict(loss_decode=dict(class_weight=None))),
+    semi_train_cfg=dict(self_label_threshold=0.97))
 train_dataloader = dict(
     dataset=dict(
         labeled=None,

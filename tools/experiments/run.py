@@ -52,7 +52,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--weights', help='weights of the backbone: a file, or an address that '
                         "mmengine knows (default: the protocol's)")
     parser.add_argument('--data-root', help="folder of the data (default: the configs')")
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision, on a GPU')
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument('--out', type=Path, help='default: work_dirs/experiments/PROTOCOL')
     parser.add_argument('--dry-run', action='store_true', help='say what would be done')
     parser.add_argument('--table', action='store_true', help='only write the tables')

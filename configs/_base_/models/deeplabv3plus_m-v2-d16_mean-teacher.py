@@ -8,4 +8,6 @@ model = dict(
     tap='sep_bottleneck',
     projector=dict(channels=128, embed_dims=128, separable=True),
     # In a short schedule ReCo at weight 1 drowns the cross-entropy.
-    losses=[dict(type='ReCoLoss', num_queries=128, num_negatives=256, loss_weight=0.1)])
+    losses=[dict(type='ReCoLoss', num_queries=128, num_negatives=256, loss_weight=0.1)],
+    # Pseudo-labels from a teacher that has seen something.
+    semi_train_cfg=dict(burn_in=300, ramp_up=100))
