@@ -21,6 +21,8 @@ class MultiBranchDataPreprocessor(BaseDataPreprocessor):
     def __init__(self, data_preprocessor: ConfigType) -> None:
         super().__init__()
         self.data_preprocessor = MODELS.build(data_preprocessor)
+        # of its config: mmseg and its fork keep this under different names
+        self._is_rgb = any(data_preprocessor.get(key) for key in ('bgr_to_rgb', 'rgb_to_bgr'))
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Preprocess a batch.
@@ -52,12 +54,12 @@ class MultiBranchDataPreprocessor(BaseDataPreprocessor):
         else:
             images = images / 255
         images.clamp_(0, 1)
-        return images if stock.channel_conversion else images.flip(1)
+        return images if self._is_rgb else images.flip(1)
 
     def from_rgb(self, images: Tensor) -> Tensor:
         """The inverse of :meth:`to_rgb`."""
         stock = self.data_preprocessor
-        images = images if stock.channel_conversion else images.flip(1)
+        images = images if self._is_rgb else images.flip(1)
         if stock._enable_normalize:
             return torch.addcmul(-stock.mean / stock.std, images, 255 / stock.std)
         return images * 255
