@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .unit_vectors import EPS, unit_vectors
+
 # The CSR product used here has been stable since torch 2.1.
 warnings.filterwarnings('ignore', message='Sparse CSR tensor support is in beta state')
-
-# Below this norm a representation counts as zero, without a direction or a gradient.
-EPS = 1e-6
 
 # Elements of a block of keys on the CPU: 8 MiB of float32, for the cache that all cores share.
 BLOCK_ELEMENTS = 2**21
@@ -28,12 +27,6 @@ BLOCK_ELEMENTS = 2**21
 GATHER_ELEMENTS = 2**26
 
 HAS_TRITON = importlib.util.find_spec('triton') is not None
-
-
-def unit_vectors(rows: Tensor) -> Tensor:
-    """Scale vectors (..., D) to length one; those shorter than ``EPS`` become zero."""
-    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    return torch.where(norm > EPS, rows / norm.clamp_min(EPS), 0)
 
 
 def gathered_attention(queries: Tensor, keys: Tensor, pixels: Tensor, active: Tensor,
