@@ -69,7 +69,8 @@ def check_mmdet(name: str) -> None:
     Raises:
         ImportError: With what to install.
     """
-    remedy = f"Install it with: pip install 'mmdet{_MMDET}', or pip install 'mmseg_reco[rc2l]'"
+    remedy = (f"Install it with: pip install 'mmdet{_MMDET}', or pip install 'mmseg_reco[rc2l]'; "
+              'beside the onedl forks: pip install onedl-mmdetection')
     try:
         version = import_module('mmdet').__version__
         if not SpecifierSet(_MMDET).contains(version, prereleases=True):
