@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmseg.registry import MODELS, TASK_UTILS
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 import mmseg_reco.models.losses  # noqa: F401
 from mmseg_reco.models.samplers import ActiveKeySampler
@@ -635,7 +635,7 @@ class Record(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         self.names.add(func._schema.name)
-        for tensor in tree_leaves((result, args, kwargs)):
+        for tensor in tree_flatten((result, args, kwargs))[0]:
             if isinstance(tensor, torch.Tensor):
                 if tensor.layout == torch.sparse_csr:
                     tensor = tensor.values()
