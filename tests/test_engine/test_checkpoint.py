@@ -87,7 +87,9 @@ def test_a_malicious_file_is_refused_unless_trusted(tmp_path):
     torch.save(dict(state_dict={}, meta=Attack(victim)), file)
     with pytest.raises(pickle.UnpicklingError, match='--trust-checkpoint') as caught:
         load_local(str(file))
-    assert str(file) in str(caught.value) and 'pathlib' in str(caught.value)
+    assert str(file) in str(caught.value)
+    if hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):  # since torch 2.5
+        assert 'pathlib' in str(caught.value)
     with pytest.raises(pickle.UnpicklingError):
         load_local(str(file), trusted=[str(tmp_path / 'another.pth')])
     assert not victim.exists()
