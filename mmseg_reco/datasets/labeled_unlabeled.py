@@ -98,6 +98,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
 
         with nothing_found_explained():
             _check_lists(dataset, labeled_changes)
+            labeled_images = build_datasets(dataset, labeled_part)
             parts = []
             for changes in pool:
                 base = _changed(dataset, changes)
@@ -106,8 +107,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
             keys = ['classes', *LABEL_KEYS]  # need not be those of the labelled images
             if len(parts) > 1:
                 parts = [dict(type='ConcatDataset', datasets=parts, ignore_keys=keys)]
-            super().__init__([build_datasets(dataset, labeled_part), *parts],
-                             lazy_init=lazy_init, ignore_keys=keys)
+            super().__init__([labeled_images, *parts], lazy_init=lazy_init, ignore_keys=keys)
 
 
 def _changes(entry: str | dict | None, labeled_changes: dict) -> dict:
