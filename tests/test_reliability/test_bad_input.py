@@ -192,7 +192,7 @@ def class_that_the_masks_lack(bench, monkeypatch):
 
 @case
 def dataset_class_unknown(bench, monkeypatch):
-    bench.semi(type='LakesDataset')
+    bench.semi(type='OrchardDataset')
 
 
 @case
