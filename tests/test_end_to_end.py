@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -99,7 +100,11 @@ def test_two_processes_on_cpu(semi_config):
     here = semi_config.parent
     # The tiny head leaves the backbone's last layers unused.
     semi_config.write_text(semi_config.read_text() + 'find_unused_parameters = True\n')
-    done = run('bash', ROOT / 'tools/dist_train.sh', 'semi.py', 2, '--cfg-options',
+    with socket.socket() as sock:  # a port of its own
+        sock.bind(('127.0.0.1', 0))
+        port = sock.getsockname()[1]
+    done = run('env', f'PORT={port}', 'bash', ROOT / 'tools/dist_train.sh', 'semi.py', 2,
+               '--cfg-options',
                'train_cfg.max_iters=2', 'train_cfg.val_interval=2',
                'default_hooks.checkpoint.interval=2', cwd=here)
     assert 'Iter(train) [2/2]' in done.stdout
