@@ -87,7 +87,15 @@ def _check_installed() -> None:
             raise
 
 
+def _find_configs() -> None:
+    """Let ``mmseg::`` in a config find the fork, whose mmengine still looks for mmsegmentation."""
+    package, supported = _FAMILIES['onedl']['mmseg']
+    if _contains(supported, import_module('mmseg').__version__):
+        import_module('mmengine.config.utils').MODULE2PACKAGE['mmseg'] = package
+
+
 _check_installed()
+_find_configs()
 
 from mmseg_reco import datasets, engine, models, visualization  # noqa: E402
 

@@ -85,6 +85,17 @@ def test_what_mmseg_itself_refuses_is_explained(monkeypatch):
         mmseg_reco._check_installed()
 
 
+@pytest.mark.parametrize('version, package', [
+    ('1.2.2', 'mmsegmentation'), ('1.4.2', 'onedl-mmsegmentation')])
+def test_configs_of_mmseg_are_looked_for_where_they_are(monkeypatch, version, package):
+    names = dict(mmseg='mmsegmentation')
+    monkeypatch.setattr('mmengine.config.utils.MODULE2PACKAGE', names)
+    monkeypatch.setattr('mmseg.__version__', version)
+    mmseg_reco._find_configs()
+    assert names == dict(mmseg=package)
+
+
+
 def test_the_package_and_the_installer_want_the_same(setup_env):
     lines = setup_env.read_requirements('requirements.txt')
     for family, wanted in (('open-mmlab', lines), ('onedl', setup_env.with_forks(lines))):
