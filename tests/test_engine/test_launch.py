@@ -215,4 +215,6 @@ def test_a_launched_process_leaves_without_tearing_python_down(tmp_path):
     done = [subprocess.run([sys.executable, script, *args], capture_output=True, text=True)
             for args in ([tmp_path / 'store'], [])]
     assert [run.returncode for run in done] == [75, 0], done[0].stderr
-    assert [run.stdout.split('\n')[:-1] for run in done] == [['at exit'], ['at exit', 'torn down']]
+    # the onedl forks have more to say
+    said = [[line for line in run.stdout.splitlines() if 'OneDL' not in line] for run in done]
+    assert said == [['at exit'], ['at exit', 'torn down']]

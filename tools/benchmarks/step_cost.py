@@ -69,7 +69,7 @@ def make_step(cfg: Config, device: torch.device, channels_last: bool) -> Callabl
     network = cfg.model.get('segmentor', cfg.model)
     network.backbone.init_cfg = network.pretrained = None
     if 'segmentor' in cfg.model:
-        cfg.model.setdefault('semi_train_cfg', {}).update(weak_threshold=0.)
+        cfg.model.setdefault('semi_train_cfg', {}).update(weak_threshold=0., burn_in=0)
     for loss in cfg.model.get('losses', []):
         if loss.type == 'ReCoLoss':
             loss.strong_threshold = 1.
