@@ -16,6 +16,7 @@ from mmcv.cnn.bricks.drop import DropPath
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.structures import PixelData
+from mmengine.utils import digit_version
 from mmseg.datasets.transforms import GenerateEdge
 from mmseg.models import decode_heads
 from mmseg.registry import MODELS
@@ -402,6 +403,8 @@ def name_of(case: Case) -> str:
 @pytest.mark.parametrize(
     'case', [case for case in CASES + VARIANTS if case.family not in REFUSED], ids=name_of)
 def test_a_semi_supervised_step(case, tmp_path):
+    if case.family == 'dnlnet' and digit_version(torch.__version__) < digit_version('2.6'):
+        pytest.skip("mmseg's own DNLHead has no backward pass on torch 2.1; on 2.6 it has")
     stock, model = prepare(case, tmp_path)
     check_step(stock, model, case.size)
     tap = group_of(case).tap
