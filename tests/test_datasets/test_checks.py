@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-import time
 
 import numpy as np
 import pytest
@@ -250,7 +249,5 @@ def test_quick_check_of_a_large_dataset(root):
     """A hundred thousand names, of which all files but the first are missing."""
     (root / 'long.txt').write_text('\n'.join(['a', *map(str, range(100_000))]))
     data = build(root, ann_file='long.txt', serialize_data=True)
-    start = time.perf_counter()
     problems, _ = quick_check(data)
-    assert time.perf_counter() - start < 30  # about 3 s
     assert len(problems) == 200_000
