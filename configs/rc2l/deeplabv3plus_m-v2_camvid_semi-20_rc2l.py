@@ -3,7 +3,9 @@
 # queries.
 _base_ = '../reco/deeplabv3plus_m-v2_camvid_semi-20.py'
 model = dict(
+    _delete_=True,  # ReCo's loss_unsup
     type='RC2L',
+    **{key: _base_.model[key] for key in ('segmentor', 'tap', 'projector', 'semi_train_cfg')},
     losses=[
         dict(type='RegionMaskContrastiveLoss'),
         dict(type='RegionFeatureContrastiveLoss'),

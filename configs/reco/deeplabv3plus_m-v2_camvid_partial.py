@@ -4,6 +4,7 @@
 _base_ = './deeplabv3plus_m-v2_camvid_semi-20.py'
 model = dict(
     segmentor=dict(decode_head=dict(loss_decode=dict(class_weight=None))),
+    loss_unsup=dict(class_weight=None),
     semi_train_cfg=dict(self_label_threshold=0.97))
 train_dataloader = dict(
     dataset=dict(

@@ -40,17 +40,17 @@ def method_rows(stem: str, labels: int, rc2l: str, partial: bool = True) -> dict
 
 
 def rc2l_terms(path: str) -> Callable[[Config], Changes]:
-    """The model and losses of a config of RC²L."""
+    """The model and losses of a config of RC²L, without what only ReCo knows."""
 
     def changes(cfg: Config) -> Changes:
-        model = load_config(path).model
-        settings = cfg.model.get('semi_train_cfg', {})
-        options = {'model.type': model.type, 'model.losses': list(model.losses)}
-        if 'self_label_threshold' in settings:  # ReCo's; RC²L does not know it
-            options['model.semi_train_cfg'] = dict(
-                {key: settings[key] for key in settings if key != 'self_label_threshold'},
-                _delete_=True)
-        return options
+        rc2l = load_config(path).model
+        model = {key: value for key, value in cfg.model.items() if key in rc2l}
+        model.update(type=rc2l.type, losses=list(rc2l.losses))
+        settings = model.get('semi_train_cfg', {})
+        if 'self_label_threshold' in settings:
+            model['semi_train_cfg'] = {
+                key: settings[key] for key in settings if key != 'self_label_threshold'}
+        return {'model': dict(model, _delete_=True)}
 
     return changes
 

@@ -1,4 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
+from collections.abc import Sequence
+
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmseg.registry import MODELS
@@ -42,6 +45,9 @@ class PseudoLabelLoss(nn.Module):
         weight_by (str): 'image': the weight of a pixel is the confident share of its image (ReCo,
             default). 'pixel': 1 for a confident pixel, 0 for another, which stays in the average
             (FixMatch, UniMatch).
+        class_weight (Sequence[float], optional): Weight of a pixel by its class, in the sum and in
+            the average, as in the supervised ``CrossEntropyLoss``; give it where the labelled half
+            has it, or the unlabelled half unlearns rare classes. None: 1 for all (default).
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -53,7 +59,8 @@ class PseudoLabelLoss(nn.Module):
                  loss_weight: float = 1.0,
                  ignore_index: int = 255,
                  loss_name: str = 'loss_unsup',
-                 weight_by: str = 'image') -> None:
+                 weight_by: str = 'image',
+                 class_weight: Sequence[float] | None = None) -> None:
         super().__init__()
         if not 0 <= strong_threshold <= 1:
             raise ValueError('PseudoLabelLoss: strong_threshold is a probability in [0, 1], got '
@@ -73,6 +80,8 @@ class PseudoLabelLoss(nn.Module):
         self.loss_weight = loss_weight
         self.ignore_index = ignore_index
         self.loss_name = loss_name
+        weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float)
+        self.register_buffer('class_weight', weight, persistent=False)
         self.diagnostics: dict[str, Tensor] = dict()
 
     def forward(self, logits: Tensor, labels: Tensor, confidence: Tensor) -> Tensor:
@@ -96,4 +105,6 @@ class PseudoLabelLoss(nn.Module):
         else:
             weighted = (confidence >= self.strong_threshold) * loss
         counted = valid if self.average == 'valid' else weighted > 0
+        if self.class_weight is not None:
+            counted = counted * self.class_weight[labels.where(valid, 0)]
         return self.loss_weight * (weighted * counted).sum() / mean_count(counted.sum())

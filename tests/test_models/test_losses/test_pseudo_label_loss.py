@@ -7,9 +7,10 @@ import torch
 from mmseg_reco.models import PseudoLabelLoss
 
 
-def loop_loss(logits, labels, confidence, threshold, average, weight_by='image'):
+def loop_loss(logits, labels, confidence, threshold, average, weight_by='image',
+              class_weight=(1, 1, 1, 1)):
     """Plain loop over pixels."""
-    terms = []
+    terms, weights = [], []
     for image_logits, image_labels, image_confidence in zip(
             logits, labels, confidence, strict=True):
         valid = [(y, x) for y in range(labels.shape[1]) for x in range(labels.shape[2])
@@ -21,10 +22,10 @@ def loop_loss(logits, labels, confidence, threshold, average, weight_by='image')
             scores = [float(score) for score in image_logits[:, y, x]]
             normaliser = math.log(sum(math.exp(score) for score in scores))
             weight = share if weight_by == 'image' else float(image_confidence[y, x]) >= threshold
-            terms.append(weight * (normaliser - scores[int(image_labels[y, x])]))
-    if average == 'positive':
-        terms = [term for term in terms if term > 0]
-    return sum(terms) / max(len(terms), 1)
+            label = int(image_labels[y, x])
+            terms.append(weight * class_weight[label] * (normaliser - scores[label]))
+            weights.append(class_weight[label] if average == 'valid' or terms[-1] > 0 else 0)
+    return sum(terms) / max(sum(weights), 1)
 
 
 def make_batch():
@@ -42,11 +43,13 @@ def make_batch():
 
 @pytest.mark.parametrize('average', ['valid', 'positive'])
 @pytest.mark.parametrize('weight_by', ['image', 'pixel'])
-def test_equals_the_loop(average, weight_by):
+@pytest.mark.parametrize('class_weight', [(1, 1, 1, 1), (0.5, 0.25, 4, 2)])
+def test_equals_the_loop(average, weight_by, class_weight):
     logits, labels, confidence = make_batch()
     logits[0, :, 0, 0] /= 10  # the loop's exp overflows at 800
-    loss = PseudoLabelLoss(0.6, average, weight_by=weight_by)(logits, labels, confidence)
-    expected = loop_loss(logits, labels, confidence, 0.6, average, weight_by)
+    loss = PseudoLabelLoss(
+        0.6, average, weight_by=weight_by, class_weight=class_weight)(logits, labels, confidence)
+    expected = loop_loss(logits, labels, confidence, 0.6, average, weight_by, class_weight)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
