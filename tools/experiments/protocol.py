@@ -30,11 +30,15 @@ _OBSERVERS = {'CheckDataHook', 'NumericalWatchHook', 'PreemptionHook', 'Sampling
 
 @dataclass(frozen=True)
 class Setting:
-    """What is labelled: ``labels`` whole images (Case I), or pixels of a ``level`` (Case II)."""
+    """What is labelled: ``labels`` whole images (Case I), or pixels of a ``level`` (Case II).
+
+    ``network`` holds changes of the stock segmentor in this setting, beside the protocol's.
+    """
 
     title: str
     labels: int | None = None
     level: str | None = None
+    network: Changes = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,8 @@ def resolve(protocol: Protocol, run: Run, places: Places) -> tuple[Config, dict[
         f'param_scheduler.{len(cfg.param_scheduler) - 1}.end': protocol.iterations,
     })
     stock = 'model.segmentor' if 'segmentor' in cfg.model else 'model'
-    change({f'{stock}.{key}': value for key, value in protocol.network.items()})
+    network = {**protocol.network, **setting.network}
+    change({f'{stock}.{key}': value for key, value in network.items()})
     if places.weights is not None:
         change({f'{stock}.backbone.init_cfg': dict(type='Pretrained', checkpoint=places.weights)})
     change(row.changes(cfg) if callable(row.changes) else row.changes)
