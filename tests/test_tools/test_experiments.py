@@ -361,8 +361,8 @@ def test_methods_share_what_must_be_equal():
     sys.path.insert(0, str(ROOT / 'tools/experiments'))
     from protocol import Places, Run, load_protocol, resolve
     protocol = load_protocol('camvid-cpu')
-    losses = {}
-    for setting in ('semi-20', 'p0'):
+    losses, weights = {}, {}
+    for setting in ('semi-20', 'p0', 'p25'):
         common = set()
         for row in protocol.rows:
             cfg, _ = resolve(protocol, Run(setting, row, 0), Places('splits'))
@@ -371,7 +371,15 @@ def test_methods_share_what_must_be_equal():
             common.add(str((cfg.train_dataloader.batch_size, cfg.optim_wrapper, cfg.param_scheduler,
                             cfg.train_cfg, pipeline, cfg.val_dataloader)))
             losses[setting, row] = [loss.type for loss in cfg.model.get('losses', [])]
+            head = cfg.model.get('segmentor', cfg.model).decode_head
+            weights.setdefault(setting, head.loss_decode.class_weight)
+            assert head.loss_decode.class_weight == weights[setting]
+            assert cfg.model.get('loss_unsup', head.loss_decode).class_weight == (
+                weights['semi-20'] if 'loss_unsup' in cfg.model else weights[setting])
         assert len(common) == 1, common
+    # One pixel of each class: the frequencies of the classes are even, not those of the images.
+    assert weights['p25'] == weights['semi-20']
+    assert np.multiply(weights['p0'], weights['semi-20']) == pytest.approx(1, abs=0.02)
     for setting in ('semi-20', 'p0'):
         assert losses[setting, 'supervised'] == losses[setting, 'classmix'] == []
         assert losses[setting, 'supervised-reco'] == ['ReCoLoss']
