@@ -5,9 +5,8 @@ from protocol import Ablation, Protocol, Setting, load_config
 from rows import PARTIAL_LEVELS, ablation_rows, method_rows
 
 # Regions of each class, unlike single pixels, keep the frequencies of the classes.
-REGIONS = {'decode_head.loss_decode': dict(
-    load_config('configs/reco/deeplabv3plus_m-v2_camvid_supervised-20.py')
-    .model.decode_head.loss_decode, _delete_=True)}
+REGIONS = {'decode_head.loss_decode.class_weight':
+           load_config('configs/reco/deeplabv3plus_m-v2_camvid_supervised-20.py').class_weight}
 ROWS = method_rows('deeplabv3plus_m-v2_camvid', 20, 'deeplabv3plus_m-v2_camvid_semi-20')
 SETTINGS = {
     'semi-20': Setting('20 images', labels=20),

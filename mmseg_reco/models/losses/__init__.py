@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-from .logit_adjusted_loss import LogitAdjustedLoss
 from .pseudo_label_loss import PseudoLabelLoss
 from .reco_loss import ReCoLoss
 from .region_class_consistency_loss import RegionClassConsistencyLoss
@@ -9,7 +8,6 @@ from .region_mask_contrastive_loss import RegionMaskContrastiveLoss
 from .semantic_mask_consistency_loss import SemanticMaskConsistencyLoss
 
 __all__ = [
-    'LogitAdjustedLoss', 'PseudoLabelLoss', 'ReCoLoss', 'RegionClassConsistencyLoss',
-    'RegionFeatureContrastiveLoss', 'RegionLoss', 'RegionMaskContrastiveLoss',
-    'SemanticMaskConsistencyLoss'
+    'PseudoLabelLoss', 'ReCoLoss', 'RegionClassConsistencyLoss', 'RegionFeatureContrastiveLoss',
+    'RegionLoss', 'RegionMaskContrastiveLoss', 'SemanticMaskConsistencyLoss'
 ]

@@ -23,6 +23,7 @@ from ..losses import RegionLoss
 from ..preprocess import PseudoBatch
 from ..regions import RegionPrediction, RegionTarget, region_target
 from .dense import DenseOutput, dense_losses, stack_labels
+from .distribution_alignment import DistributionAlignment
 from .query_encoder_decoder import QUERY_HEADS
 
 #: Stock segmentors that cannot be student and teacher, and why.
@@ -68,6 +69,9 @@ class SemiBaseSegmentor(BaseSegmentor):
             - ``min_region_area`` (0): regions must be larger, in pixels of the head's masks.
             - ``strong_views`` (1): strong views of each unlabelled image, augmented and mixed
               independently; all losses run over all of them.
+            - ``class_frequencies`` (None): 'labeled' gives the pseudo-labels the class frequencies
+              of the labels, a list these; see :class:`DistributionAlignment`. Labels that leave
+              out much of some classes, as single pixels do, need the list.
             - ``burn_in`` (0): iterations with labelled data alone.
             - ``ramp_up`` (0): iterations after them in which the weight of all that is learned
               without labels grows from 0 to 1, in a line.
@@ -86,7 +90,7 @@ class SemiBaseSegmentor(BaseSegmentor):
     #: Keys of ``semi_train_cfg`` and their defaults.
     train_defaults = dict(
         joint_forward=True, teacher_train_mode=False, weak_threshold=0.7, region_source='semantic',
-        min_region_area=0, strong_views=1, burn_in=0, ramp_up=0)
+        min_region_area=0, strong_views=1, class_frequencies=None, burn_in=0, ramp_up=0)
 
     def __init__(self,
                  segmentor: ConfigType,
@@ -173,6 +177,9 @@ class SemiBaseSegmentor(BaseSegmentor):
             raise ValueError("semi_test_cfg.predict_on is 'teacher' or 'student', got "
                              f"{self.semi_test_cfg['predict_on']!r}")
         self.num_classes = self.student.num_classes
+        frequencies = self.semi_train_cfg['class_frequencies']
+        self.align = None if frequencies is None else DistributionAlignment(
+            self.num_classes, frequencies)
         self.ignore_index = self.student.heads[-1].ignore_index
         self.align_corners = self.student.align_corners
         self.diagnostics: dict[str, Tensor] = dict()
@@ -202,6 +209,8 @@ class SemiBaseSegmentor(BaseSegmentor):
         Returns:
             dict[str, Tensor]: Loss components.
         """
+        if self.align is not None:
+            self.align.count(stack_labels(data_samples['sup']))
         weight = self.ramp(MessageHub.get_current_instance().get_info('iter', 0))
         if weight == 0:
             labeled = self.student.forward_dense(inputs['sup'])
@@ -253,7 +262,10 @@ class SemiBaseSegmentor(BaseSegmentor):
         # mmseg resizes maps to the first image's own size, also where the batch is padded.
         metas = [dict(sample.metainfo, img_shape=images.shape[-2:]) for sample in data_samples]
         teacher = self.teacher.predict_dense(images, metas, embed=bool(self.region_losses))
-        probs = self.resize(self.teacher.probabilities(teacher), images)
+        probs = self.teacher.probabilities(teacher)
+        if self.align is not None:
+            probs = self.align(probs)
+        probs = self.resize(probs, images)
         confidence, labels = probs.max(1)
         self.diagnostics = pseudo_label_accuracy(labels, confidence, data_samples,
                                                  self.ignore_index)

@@ -1,0 +1,101 @@
+# Licensed under the Apache License, Version 2.0.
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmseg.registry import MODELS
+from tiny_segmentor import NUM_CLASSES, make_batch, segmentor_config
+
+from mmseg_reco.models.segmentors.distribution_alignment import DistributionAlignment
+
+
+def random_probs(seed, classes=3):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(2, classes, 4, 5, generator=generator).softmax(1)
+
+
+def test_equals_the_loop():
+    """A mean over all labels; over predictions too, until the momentum is more than 1/n."""
+    align = DistributionAlignment(3, 'labeled', momentum=0.4)
+    target, found = np.zeros(3), np.zeros(3)
+    for step in range(1, 6):
+        generator = torch.Generator().manual_seed(step)
+        labels = torch.randint(0, 4, (2, 4, 5), generator=generator)
+        labels[labels == 3] = 255
+        align.count(labels)
+        shares = np.array([(labels == c).sum().item() for c in range(3)])
+        target += (shares / shares.sum() - target) / step
+
+        probs = random_probs(step)
+        aligned = align(probs)
+        shares = probs.sum((0, 2, 3)).double().numpy()
+        found += max(1 / step, 0.4) * (shares / shares.sum() - found)
+        expected = probs.double().numpy() * (target / found)[:, None, None]
+        expected /= expected.sum(1, keepdims=True)
+        np.testing.assert_allclose(aligned.numpy(), expected, rtol=1e-4)
+
+
+def test_frequencies_become_those_wanted_where_classes_cannot_be_told_apart():
+    align = DistributionAlignment(3, [6., 3., 1.])
+    probs = torch.tensor([0.2, 0.2, 0.6])[:, None, None].expand(2, 3, 4, 5)
+    aligned = align(probs)
+    np.testing.assert_allclose(aligned.mean((0, 2, 3)).numpy(), [0.6, 0.3, 0.1], rtol=1e-4)
+
+
+def test_right_frequencies_are_left_alone_and_given_labels_do_not_count_then():
+    probs = random_probs(0)
+    align = DistributionAlignment(3, probs.mean((0, 2, 3)).tolist())
+    align.count(torch.zeros(2, 4, 5, dtype=torch.long))
+    torch.testing.assert_close(align(probs), probs, rtol=1e-4, atol=0)
+
+
+def test_batches_without_labels_and_classes_never_labelled_do_no_harm():
+    align = DistributionAlignment(3, 'labeled')
+    align.count(torch.full((2, 4, 5), 255))
+    assert not align.target.any()
+    align.count(torch.tensor([0, 1]).view(1, 1, 2))
+    aligned = align(random_probs(0))
+    assert aligned.isfinite().all() and aligned[:, 2].max() < 1e-4
+
+
+@pytest.mark.parametrize('target, message', [
+    ('labels', "'labeled' or a list.*'labels'"),
+    ([1., 1.], 'needs 4 positive numbers'),
+    ([1., 1., 1., 0.], 'needs 4 positive numbers'),
+])
+def test_wrong_targets_are_refused(target, message):
+    with pytest.raises(ValueError, match=f'semi_train_cfg.class_frequencies.*{message}'
+                       if 'needs' in message else message):
+        build(class_frequencies=target)
+
+
+def build(**settings):
+    torch.manual_seed(0)
+    model = MODELS.build(dict(
+        type='MeanTeacherReCo', segmentor=segmentor_config(), losses=[], semi_train_cfg=settings))
+    model.init_weights()
+    return model.train()
+
+
+def test_pseudo_labels_follow_the_frequencies_and_buffers_are_saved():
+    inputs, samples = make_batch()
+    model = build(class_frequencies=[1., 1., 1., 1e4])
+    batch, _ = model.pseudo_label(inputs['unsup'], copy.deepcopy(samples['unsup']))
+    assert (batch.labels == 3).all()
+    plain, _ = build().pseudo_label(inputs['unsup'], copy.deepcopy(samples['unsup']))
+    assert (plain.labels != 3).any()
+    other = build(class_frequencies='labeled')
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.align.found, model.align.found) and other.align.batches[1] == 1
+    assert not [key for key in build().state_dict() if key.startswith('align')]
+
+
+def test_labels_count_from_the_burn_in_on():
+    inputs, samples = make_batch()
+    model = build(class_frequencies='labeled', burn_in=5)
+    model.loss(inputs, samples)
+    labels = torch.cat([sample.gt_sem_seg.data for sample in samples['sup']])
+    counts = torch.stack([(labels == c).sum() for c in range(NUM_CLASSES)])
+    torch.testing.assert_close(model.align.target, counts / counts.sum())
+    assert model.align.batches.tolist() == [1, 0]
