@@ -67,19 +67,20 @@ class DistributionAlignment(nn.Module):
         """Aligned probabilities.
 
         Args:
-            probs (Tensor): Of the teacher. Shape (B, C, h, w), summing to 1 over C.
+            probs (Tensor): Of the teacher, float32. Shape (B, C, h, w).
 
         Returns:
-            Tensor: The same shape, summing to 1 over C.
+            Tensor: The same shape, and the same sums over C.
         """
         self._move(self.found, probs.sum((0, 2, 3)), 1, self.momentum)
         ratio = (self.target + _EPS) / (self.found + _EPS)
-        aligned = probs * ratio.to(probs.dtype)[:, None, None]
-        return aligned / aligned.sum(1, keepdim=True)
+        aligned = probs * ratio[:, None, None]
+        # Scores of a query head may add up to less than 1, and are less sure then.
+        return aligned * (probs.sum(1, keepdim=True) / aligned.sum(1, keepdim=True).clamp_min(_EPS))
 
     def _move(self, mean: Tensor, counts: Tensor, which: int, momentum: float) -> None:
         """Average the shares of a batch in: all batches alike, or at least with the momentum."""
-        counts = summed_over_ranks(counts.to(mean.dtype))
+        counts = summed_over_ranks(counts)
         self.batches[which] += 1
         step = (1 / self.batches[which]).clamp_min(momentum)
         total = counts.sum()

@@ -99,3 +99,11 @@ def test_labels_count_from_the_burn_in_on():
     counts = torch.stack([(labels == c).sum() for c in range(NUM_CLASSES)])
     torch.testing.assert_close(model.align.target, counts / counts.sum())
     assert model.align.batches.tolist() == [1, 0]
+
+
+def test_what_no_query_claims_stays_small():
+    """Scores of a query head may add up to less than 1, which is their confidence."""
+    probs = random_probs(0) * torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(1))
+    probs[0, :, 0, 0] = 0
+    aligned = DistributionAlignment(3, [6., 3., 1.])(probs)
+    torch.testing.assert_close(aligned.sum(1), probs.sum(1), rtol=1e-4, atol=1e-7)
