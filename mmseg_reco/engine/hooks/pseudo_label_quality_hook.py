@@ -209,9 +209,7 @@ class PseudoLabelQualityHook(HistoryHook):
                                  'pseudo-labels: PseudoLabelQualityHook.dataset needs '
                                  "dict(type='LoadAnnotations') in its pipeline.")
             truth = sample.gt_sem_seg.data[0]
-            meta = dict(sample.metainfo, img_shape=images.shape[-2:])
-            dense = model.teacher.predict_dense(images, [meta], embed=False)
-            probs = model.resize(model.teacher.probabilities(dense), images)
+            probs, _ = model.teacher_probs(images, [sample])
             height, width = sample.img_shape[:2]  # the rest is padding
             probs = resize(probs[..., :height, :width], truth.shape, mode='bilinear',
                            align_corners=model.align_corners)

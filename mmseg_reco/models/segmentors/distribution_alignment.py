@@ -63,8 +63,16 @@ class DistributionAlignment(nn.Module):
         self._move(self.target, counts[:classes], 0, 0.)
 
     @torch.no_grad()
+    def observe(self, probs: Tensor) -> None:
+        """Take predictions of the teacher into account.
+
+        Args:
+            probs (Tensor): Probabilities, float32. Shape (B, C, h, w).
+        """
+        self._move(self.found, probs.sum((0, 2, 3)), 1, self.momentum)
+
     def forward(self, probs: Tensor) -> Tensor:
-        """Aligned probabilities.
+        """Aligned probabilities; as they are, while one of the frequencies is not known.
 
         Args:
             probs (Tensor): Of the teacher, float32. Shape (B, C, h, w).
@@ -72,8 +80,8 @@ class DistributionAlignment(nn.Module):
         Returns:
             Tensor: The same shape, and the same sums over C.
         """
-        self._move(self.found, probs.sum((0, 2, 3)), 1, self.momentum)
         ratio = (self.target + _EPS) / (self.found + _EPS)
+        ratio = torch.where(self.target.any() & self.found.any(), ratio, 1.)
         aligned = probs * ratio[:, None, None]
         # Scores of a query head may add up to less than 1, and are less sure then.
         return aligned * (probs.sum(1, keepdim=True) / aligned.sum(1, keepdim=True).clamp_min(_EPS))

@@ -71,7 +71,8 @@ class SemiBaseSegmentor(BaseSegmentor):
               independently; all losses run over all of them.
             - ``class_frequencies`` (None): 'labeled' gives the pseudo-labels the class frequencies
               of the labels, a list these; see :class:`DistributionAlignment`. Labels that leave
-              out much of some classes, as single pixels do, need the list.
+              out much of some classes, as single pixels do, need the list. Masks and class
+              distributions of the teacher's regions, where a loss reads them, stay as they are.
             - ``burn_in`` (0): iterations with labelled data alone.
             - ``ramp_up`` (0): iterations after them in which the weight of all that is learned
               without labels grows from 0 to 1, in a line.
@@ -245,6 +246,30 @@ class SemiBaseSegmentor(BaseSegmentor):
         return add_prefix(self.student.supervised_losses(labeled, data_samples), 'sup')
 
     @torch.no_grad()
+    def teacher_probs(self, images: Tensor, data_samples: SampleList,
+                      embed: bool = False) -> tuple[Tensor, DenseOutput]:
+        """What the teacher's pseudo-labels are made of.
+
+        Args:
+            images (Tensor): Weak views. Shape (B, 3, H, W).
+            data_samples (list[SegDataSample]): Their metas.
+            embed (bool): Whether to compute representations, too.
+
+        Returns:
+            tuple[Tensor, DenseOutput]: Probabilities (B, C, H, W), with the class frequencies of
+            ``class_frequencies``, and the maps they are from. In training they count for these.
+        """
+        # mmseg resizes maps to the first image's own size, also where the batch is padded.
+        metas = [dict(sample.metainfo, img_shape=images.shape[-2:]) for sample in data_samples]
+        teacher = self.teacher.predict_dense(images, metas, embed=embed)
+        probs = self.teacher.probabilities(teacher)
+        if self.align is not None:
+            if self.training:
+                self.align.observe(probs)
+            probs = self.align(probs)
+        return self.resize(probs, images), teacher
+
+    @torch.no_grad()
     def pseudo_label(self, images: Tensor,
                      data_samples: SampleList) -> tuple[PseudoBatch, DenseOutput]:
         """Let the teacher label images; given labels override it, with confidence 1.
@@ -259,13 +284,7 @@ class SemiBaseSegmentor(BaseSegmentor):
             being ignored with confidence 0, and with their origin if a loss looks up the teacher's
             maps; and these maps.
         """
-        # mmseg resizes maps to the first image's own size, also where the batch is padded.
-        metas = [dict(sample.metainfo, img_shape=images.shape[-2:]) for sample in data_samples]
-        teacher = self.teacher.predict_dense(images, metas, embed=bool(self.region_losses))
-        probs = self.teacher.probabilities(teacher)
-        if self.align is not None:
-            probs = self.align(probs)
-        probs = self.resize(probs, images)
+        probs, teacher = self.teacher_probs(images, data_samples, embed=bool(self.region_losses))
         confidence, labels = probs.max(1)
         self.diagnostics = pseudo_label_accuracy(labels, confidence, data_samples,
                                                  self.ignore_index)

@@ -22,6 +22,7 @@ from mmseg_reco.engine.hooks.pseudo_label_quality_hook import (
     same_random_state,
 )
 from mmseg_reco.models import SemiBaseSegmentor
+from mmseg_reco.models.segmentors.distribution_alignment import DistributionAlignment
 
 # Augmented on purpose, to see that what it draws does not reach training.
 DATASET = """
@@ -222,6 +223,7 @@ class Model(SemiBaseSegmentor):
         self.teacher, self.weight = Oracle(), nn.Parameter(torch.zeros(1))
         self.semi_train_cfg = dict(teacher_train_mode=True)
         self.num_classes, self.ignore_index, self.align_corners = 3, 255, False
+        self.align = None
 
     def data_preprocessor(self, data, training):
         (image, ), (sample, ) = data['inputs'], data['data_samples']
@@ -247,6 +249,17 @@ def test_padding_is_cut_and_labels_are_compared_at_the_size_of_the_truth():
     assert counts[2].tolist() == [35, 14, 0]
     assert counts[3].tolist() == [42, 21, 21]
     assert model.training and model.teacher.training
+
+
+def test_labels_are_aligned_as_in_training_and_do_not_count_for_it():
+    image = torch.zeros(3, 4, 6)
+    hook = PseudoLabelQualityHook(num_images=1, dataset=[
+        dict(inputs=image, data_samples=make_sample(image[0].long(), (4, 6)))])
+    model = Model()
+    model.align = DistributionAlignment(3, [1., 1., 98.])
+    model.align.found.fill_(1 / 3)
+    assert hook._count(model, 0.5)[0].tolist() == [0, 0, 24]
+    assert model.align.found.tolist() == pytest.approx([1 / 3] * 3)
 
 
 def test_ranks_share_the_images_and_one_that_gets_none_counts_nothing(monkeypatch):

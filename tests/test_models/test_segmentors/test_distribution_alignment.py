@@ -28,6 +28,7 @@ def test_equals_the_loop():
         target += (shares / shares.sum() - target) / step
 
         probs = random_probs(step)
+        align.observe(probs)
         aligned = align(probs)
         shares = probs.sum((0, 2, 3)).double().numpy()
         found += max(1 / step, 0.4) * (shares / shares.sum() - found)
@@ -39,6 +40,7 @@ def test_equals_the_loop():
 def test_frequencies_become_those_wanted_where_classes_cannot_be_told_apart():
     align = DistributionAlignment(3, [6., 3., 1.])
     probs = torch.tensor([0.2, 0.2, 0.6])[:, None, None].expand(2, 3, 4, 5)
+    align.observe(probs)
     aligned = align(probs)
     np.testing.assert_allclose(aligned.mean((0, 2, 3)).numpy(), [0.6, 0.3, 0.1], rtol=1e-4)
 
@@ -47,6 +49,7 @@ def test_right_frequencies_are_left_alone_and_given_labels_do_not_count_then():
     probs = random_probs(0)
     align = DistributionAlignment(3, probs.mean((0, 2, 3)).tolist())
     align.count(torch.zeros(2, 4, 5, dtype=torch.long))
+    align.observe(probs)
     torch.testing.assert_close(align(probs), probs, rtol=1e-4, atol=0)
 
 
@@ -55,6 +58,7 @@ def test_batches_without_labels_and_classes_never_labelled_do_no_harm():
     align.count(torch.full((2, 4, 5), 255))
     assert not align.target.any()
     align.count(torch.tensor([0, 1]).view(1, 1, 2))
+    align.observe(random_probs(0))
     aligned = align(random_probs(0))
     assert aligned.isfinite().all() and aligned[:, 2].max() < 1e-4
 
@@ -105,5 +109,30 @@ def test_what_no_query_claims_stays_small():
     """Scores of a query head may add up to less than 1, which is their confidence."""
     probs = random_probs(0) * torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(1))
     probs[0, :, 0, 0] = 0
-    aligned = DistributionAlignment(3, [6., 3., 1.])(probs)
+    align = DistributionAlignment(3, [6., 3., 1.])
+    align.observe(probs)
+    aligned = align(probs)
     torch.testing.assert_close(aligned.sum(1), probs.sum(1), rtol=1e-4, atol=1e-7)
+
+
+def test_nothing_is_done_before_both_frequencies_are_known():
+    probs = random_probs(0)
+    align = DistributionAlignment(3, 'labeled')
+    torch.testing.assert_close(align(probs), probs)
+    align.observe(probs)
+    torch.testing.assert_close(align(probs), probs)
+    align.count(torch.tensor([0, 1, 1]).view(1, 1, 3))
+    assert (align(probs)[:, 2] < 1e-4).all()
+    fresh = DistributionAlignment(3, [6., 3., 1.])
+    torch.testing.assert_close(fresh(probs), probs)
+
+
+def test_looking_at_pseudo_labels_outside_of_training_counts_for_nothing():
+    inputs, samples = make_batch()
+    model = build(class_frequencies=[1., 1., 1., 1e4])
+    model.pseudo_label(inputs['unsup'], copy.deepcopy(samples['unsup']))
+    found = model.align.found.clone()
+    model.eval()
+    batch, _ = model.pseudo_label(inputs['unsup'][:1], copy.deepcopy(samples['unsup'][:1]))
+    assert (batch.labels == 3).all()
+    assert torch.equal(model.align.found, found) and model.align.batches[1] == 1
