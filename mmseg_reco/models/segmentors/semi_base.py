@@ -138,6 +138,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
         self.region_losses = [loss for loss in self.losses if isinstance(loss, RegionLoss)]
         self.pixel_losses = [loss for loss in self.losses if not isinstance(loss, RegionLoss)]
+        self.needs_origin = bool(self.region_losses)
 
         self.rescale_crop = TASK_UTILS.build(rescale_crop) if rescale_crop else None
         self.mix = TASK_UTILS.build(mix) if mix else None
@@ -281,8 +282,8 @@ class SemiBaseSegmentor(BaseSegmentor):
 
         Returns:
             tuple[PseudoBatch, DenseOutput]: Images with pseudo-labels and confidence, padding
-            being ignored with confidence 0, and with their origin if a loss looks up the teacher's
-            maps; and these maps.
+            being ignored with confidence 0, and with their origin if something looks up in the
+            weak views; and the teacher's maps.
         """
         probs, teacher = self.teacher_probs(images, data_samples, embed=bool(self.region_losses))
         confidence, labels = probs.max(1)
@@ -298,7 +299,7 @@ class SemiBaseSegmentor(BaseSegmentor):
             certainty[height:] = 0
             certainty[:, width:] = 0
         batch = PseudoBatch(images, labels, confidence)
-        return batch.track_origin() if self.region_losses else batch, teacher
+        return batch.track_origin() if self.needs_origin else batch, teacher
 
     @torch.no_grad()
     def strong_view(self, batch: PseudoBatch) -> PseudoBatch:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from tiny_segmentor import SIZE, make_batch, make_labels, segmentor_config
 
+from mmseg_reco.models.preprocess import PseudoBatch
 from mmseg_reco.models.segmentors.mean_teacher_reco import MeanTeacherReCo
 
 RECO = dict(type='ReCoLoss', num_queries=16, num_negatives=32)
@@ -83,6 +84,38 @@ def test_step_equals_the_algorithm_written_out(joint_forward, threshold):
         student.embeddings, trusted[:, ::4, ::4].contiguous(),
         model.student.class_logits(student).softmax(1))
     torch.testing.assert_close(losses['loss_reco'], expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize('views', [1, 2])
+@pytest.mark.parametrize('region_losses', [False, True])
+def test_given_labels_of_both_halves_are_supervised(views, region_losses):
+    """As they lie in the strong views: here flipped ones, with nothing behind a border."""
+    losses = [RECO, dict(type='RegionFeatureContrastiveLoss')] if region_losses else []
+    model = build(
+        segmentor_config('GN'), losses=losses, mix=None, rescale_crop=None,
+        strong_augments=[dict(type='BatchFlip', prob=1.)],
+        semi_train_cfg=dict(supervise_both_halves=True, strong_views=views))
+    inputs, samples = make_batch(given=True)
+    labels, given = (torch.cat([sample.gt_sem_seg.data for sample in samples[branch]])
+                     for branch in ('sup', 'unsup'))
+    loss = model.loss(inputs, copy.deepcopy(samples))['sup.decode.loss_ce']
+    images = torch.cat([inputs['sup'], *[inputs['unsup'].flip(3)] * views])
+    logits = F.interpolate(model.student._forward(images), SIZE, mode='bilinear')
+    expected = torch.cat([labels, *[given.flip(2)] * views])
+    torch.testing.assert_close(loss, F.cross_entropy(logits, expected, ignore_index=255))
+    plain = build(segmentor_config('GN'), losses=[], **STILL).loss(inputs, copy.deepcopy(samples))
+    assert abs(plain['sup.decode.loss_ce'] - loss) > 1e-3
+
+
+def test_given_labels_of_pixels_from_nowhere_are_ignored():
+    model = build(losses=[], semi_train_cfg=dict(supervise_both_halves=True))
+    given = make_labels(0)[None]
+    batch = PseudoBatch(torch.zeros(1, 3, *SIZE), given, torch.ones(1, *SIZE)).track_origin()
+    batch.origin[0, :5] = -1
+    (sample, ) = model.given_samples(batch, given)
+    assert (sample.gt_sem_seg.data[0, :5] == 255).all()
+    assert torch.equal(sample.gt_sem_seg.data[0, 5:], given[0, 5:])
+    assert (given[0, :5] != 255).any()
 
 
 def test_teacher_labels_in_eval_mode():
