@@ -255,7 +255,7 @@ def test_per_pixel_configs_are_those_of_reco_with_region_losses(name: str) -> No
 def test_config_says_only_what_differs(name: str) -> None:
     lines = [line for line in (FOLDER / f'{name}.py').read_text().splitlines()
              if not line.startswith('#')]
-    assert len(lines) <= (20 if name in ROOTS else 11)
+    assert len(lines) <= (20 if name in ROOTS else 9)
 
 
 def readme_rows(column: str) -> list[list[str]]:

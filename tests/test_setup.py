@@ -95,7 +95,6 @@ def test_configs_of_mmseg_are_looked_for_where_they_are(monkeypatch, version, pa
     assert names == dict(mmseg=package)
 
 
-
 def test_the_package_and_the_installer_want_the_same(setup_env):
     lines = setup_env.read_requirements('requirements.txt')
     for family, wanted in (('open-mmlab', lines), ('onedl', setup_env.with_forks(lines))):

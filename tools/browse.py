@@ -11,11 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmseg.registry import MODELS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mmseg_reco.engine.launch import add_override_arguments
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import SemiBaseSegmentor
 from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor, PseudoBatch
@@ -121,10 +122,7 @@ def main() -> None:
     parser.add_argument('--output', type=Path,
                         help='folder to write to (default: work_dirs/NAME_OF_CONFIG/browse)')
     parser.add_argument('--checkpoint', help='weights of the teacher')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        help='override settings of the config, as key=value')
-    parser.add_argument('--trust-checkpoint', metavar='FILE', action='append', default=[],
-                        help='a checkpoint that may be unpickled without restriction')
+    add_override_arguments(parser)
     args = parser.parse_args()
     if args.number < 1:
         parser.error('--number must be at least 1')

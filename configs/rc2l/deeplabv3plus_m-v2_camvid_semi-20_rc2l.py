@@ -3,12 +3,9 @@
 # queries.
 _base_ = '../reco/deeplabv3plus_m-v2_camvid_semi-20.py'
 model = dict(
-    _delete_=True,  # ReCo's loss_unsup
+    {key: value for key, value in _base_.model.items() if key != 'loss_unsup'},
+    _delete_=True,
     type='RC2L',
-    **{key: _base_.model[key] for key in ('segmentor', 'tap', 'projector', 'semi_train_cfg')},
-    losses=[
-        dict(type='RegionMaskContrastiveLoss'),
-        dict(type='RegionFeatureContrastiveLoss'),
-        dict(type='SemanticMaskConsistencyLoss'),
-    ])
+    losses=[dict(type=f'{name}Loss') for name in (
+        'RegionMaskContrastive', 'RegionFeatureContrastive', 'SemanticMaskConsistency')])
 custom_hooks = _base_.custom_hooks[:-1]  # all but ClassRelationHook, which reads ReCoLoss

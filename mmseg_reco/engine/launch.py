@@ -25,9 +25,8 @@ _SYNC_NORMS = ('SyncBN', 'MMSyncBN')
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of mmseg's own tools, and ``--trust-checkpoint``."""
-    parser.add_argument('--work-dir', help='where logs and checkpoints go')
+def add_override_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options`` and ``--trust-checkpoint``."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -36,14 +35,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         'key=a,b, nested ones key="[(a,b),(c,d)]", without spaces',
     )
     parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes of a distributed run',
-    )
-    # torch.distributed.launch hands the rank over in one of these spellings
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    parser.add_argument(
         '--trust-checkpoint',
         metavar='FILE',
         action='append',
@@ -51,6 +42,20 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='a checkpoint that may be unpickled without restriction, which can run code stored in '
         'it; needed for checkpoints of stock mmseg with a message hub. Repeatable',
     )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of mmseg's own tools, and ``--trust-checkpoint``."""
+    add_override_arguments(parser)
+    parser.add_argument('--work-dir', help='where logs and checkpoints go')
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes of a distributed run',
+    )
+    # torch.distributed.launch hands the rank over in one of these spellings
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
 def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn as nn
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.utils import ProgressBar
 from mmseg.evaluation import IoUMetric
@@ -21,6 +21,7 @@ from mmseg.registry import DATASETS
 from prettytable import PrettyTable
 from torch.utils.data import Dataset
 
+from mmseg_reco.engine.launch import add_override_arguments
 from mmseg_reco.engine.offline import load_model, read_config
 from mmseg_reco.visualization import colour_labels, draw_panel
 
@@ -178,10 +179,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument('--seed', type=int, default=0, help='of the random images')
     parser.add_argument('--output', type=Path, default=Path('work_dirs/compare'),
                         help='folder to write to')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        help='override settings of both configs, as key=value')
-    parser.add_argument('--trust-checkpoint', metavar='FILE', action='append', default=[],
-                        help='a checkpoint that may be unpickled without restriction')
+    add_override_arguments(parser)
     args = parser.parse_args()
     if len(args.configs) > 2:
         parser.error('--configs takes one config or two')

@@ -13,10 +13,10 @@ from statistics import median
 
 import torch
 import torch.nn as nn
-from mmengine.config import DictAction
 from mmengine.utils import ProgressBar
 from prettytable import PrettyTable
 
+from mmseg_reco.engine.launch import add_override_arguments
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 
 EXAMPLE = """example:
@@ -43,14 +43,15 @@ def gradient_norms(model: nn.Module, batch: dict) -> dict[str, dict[str, float]]
     losses = {name: sum(value) if isinstance(value, list) else value.mean()
               for name, value in model.loss(**model.data_preprocessor(batch, True)).items()
               if 'loss' in name}
+    weights = [weight for part in parts.values() for weight in part]
     norms = {}
     for name, loss in losses.items():
+        gradients = iter(torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True))
         norms[name] = dict(value=loss.item())
-        for part, weights in parts.items():
-            gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+        for part, members in parts.items():
             norms[name][part] = sum(
-                gradient.float().square().sum().item() for gradient in gradients
-                if gradient is not None)**0.5
+                gradient.float().square().sum().item()
+                for gradient in islice(gradients, len(members)) if gradient is not None)**0.5
     return norms
 
 
@@ -79,10 +80,7 @@ def main() -> None:
     parser.add_argument('config')
     parser.add_argument('--checkpoint', help='weights; without them the networks are random')
     parser.add_argument('--batches', type=int, default=8, help='training batches (default: 8)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        help='override settings of the config, as key=value')
-    parser.add_argument('--trust-checkpoint', metavar='FILE', action='append', default=[],
-                        help='a checkpoint that may be unpickled without restriction')
+    add_override_arguments(parser)
     args = parser.parse_args()
     if args.batches < 1:
         parser.error('--batches must be at least 1')

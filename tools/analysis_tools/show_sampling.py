@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 import torch
 import torch.nn as nn
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from prettytable import PrettyTable
 from torch import Tensor
 
+from mmseg_reco.engine.launch import add_override_arguments
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import ReCoLoss
 from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor
@@ -191,10 +192,7 @@ def main() -> None:
     parser.add_argument('--number', type=int, default=4, help='images of the batch to draw')
     parser.add_argument('--output', type=Path,
                         help='picture to write (default: work_dirs/NAME_OF_CONFIG/sampling.png)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        help='override settings of the config, as key=value')
-    parser.add_argument('--trust-checkpoint', metavar='FILE', action='append', default=[],
-                        help='a checkpoint that may be unpickled without restriction')
+    add_override_arguments(parser)
     args = parser.parse_args()
     if args.number < 1 or args.batch < 0:
         parser.error('--number must be at least 1, and --batch at least 0')

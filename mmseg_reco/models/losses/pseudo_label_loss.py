@@ -74,6 +74,9 @@ class PseudoLabelLoss(nn.Module):
             raise ValueError(f'PseudoLabelLoss: loss_weight must be >= 0, got {loss_weight!r}')
         if 'loss' not in loss_name:
             raise ValueError(f'PseudoLabelLoss: loss_name must contain "loss", got {loss_name!r}')
+        if class_weight is not None and not all(weight >= 0 for weight in class_weight):
+            raise ValueError('PseudoLabelLoss: class_weight must be >= 0 for each class, got '
+                             f'{class_weight!r}')
         self.strong_threshold = strong_threshold
         self.average = average
         self.weight_by = weight_by
@@ -94,7 +97,13 @@ class PseudoLabelLoss(nn.Module):
 
         Returns:
             Tensor: Scalar; 0, attached to the graph, where no pixel has a pseudo-label.
+
+        Raises:
+            ValueError: If ``class_weight`` is for another number of classes.
         """
+        if self.class_weight is not None and len(self.class_weight) != logits.size(1):
+            raise ValueError(f'PseudoLabelLoss: class_weight has {len(self.class_weight)} numbers, '
+                             f'and the network {logits.size(1)} classes: give one for each')
         valid = labels != self.ignore_index
         share = confident_share(confidence, valid, self.strong_threshold)
         self.diagnostics = dict(confident_share=share.mean())

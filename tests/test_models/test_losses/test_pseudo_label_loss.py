@@ -82,7 +82,15 @@ def test_without_pseudo_labels_the_loss_is_zero_and_attached(dtype):
     (dict(weight_by='batch'), "'image' or 'pixel', got 'batch'"),
     (dict(loss_weight=-1), 'loss_weight'),
     (dict(loss_name='unsup'), 'must contain "loss"'),
+    (dict(class_weight=[1, -1]), 'class_weight must be >= 0.*-1'),
 ])
 def test_bad_arguments_are_refused(argument, message):
     with pytest.raises(ValueError, match=message):
         PseudoLabelLoss(**argument)
+
+
+def test_weights_of_another_number_of_classes_are_refused():
+    loss = PseudoLabelLoss(class_weight=[1, 2, 3])
+    labels = torch.zeros(1, 2, 2, dtype=torch.long)
+    with pytest.raises(ValueError, match='class_weight has 3 numbers, and the network 4 classes'):
+        loss(torch.zeros(1, 4, 2, 2), labels, labels.float())
