@@ -5,7 +5,6 @@ _base_ = [
     '../_base_/datasets/demo.py', '../_base_/schedules/schedule_cpu.py',
     '../_base_/default_runtime.py'
 ]
-max_iters = 1500
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
@@ -45,7 +44,7 @@ model = dict(
 optim_wrapper = dict(optimizer=dict(lr=6e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, begin=0, end=50, by_epoch=False),
-    dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=0, end=max_iters, by_epoch=False),
+    dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=0, end=_base_.max_iters, by_epoch=False),
 ]
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=max_iters, save_best=None))
+train_cfg = dict(val_interval=_base_.max_iters)
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=_base_.max_iters, save_best=None))

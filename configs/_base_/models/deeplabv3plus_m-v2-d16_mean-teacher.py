@@ -10,4 +10,4 @@ model = dict(
     # In a short schedule ReCo at weight 1 drowns the cross-entropy.
     losses=[dict(type='ReCoLoss', num_queries=128, num_negatives=256, loss_weight=0.1)],
     # Pseudo-labels from a teacher that has seen something.
-    semi_train_cfg=dict(burn_in=300, ramp_up=100))
+    semi_train_cfg=dict(burn_in=500, ramp_up=100))

@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
 # A short schedule for two CPU cores. AdamW learns faster than the paper's SGD in it.
 _base_ = './schedule_40k.py'
-max_iters = 1000
+max_iters = 1500
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.01))
 param_scheduler = [
