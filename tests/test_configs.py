@@ -134,7 +134,8 @@ def test_name_says_what_the_config_does(name: str) -> None:
     if facts.semi:
         assert loader.dataset.type == 'LabeledUnlabeledDataset'
         assert loader.sampler == dict(
-            type='MultiSourceSampler', batch_size=batch_size, source_ratio=[1, 1])
+            type='MultiSourceSampler', batch_size=batch_size, source_ratio=[1, 1],
+            **(dict(burn_in=cfg.model.semi_train_cfg.burn_in) if facts.slim else {}))
         assert data.ann_file == complete
         assert [loader.dataset.get(key) for key in ('labeled', 'unlabeled')] == (
             [None, None] if facts.partial else
@@ -289,6 +290,7 @@ def test_data_load(name: str, datasets: Path) -> None:
     loader.update(num_workers=0, persistent_workers=False)
     for dataset in (loader.dataset.get('dataset', loader.dataset), cfg.val_dataloader.dataset):
         dataset.data_root = str(datasets / facts.data)
+    loader.sampler.pop('burn_in', None)  # with batches of labelled images alone
     train = Runner.build_dataloader(loader, seed=0)
     val = DATASETS.build(cfg.val_dataloader.dataset)
 

@@ -47,4 +47,5 @@ param_scheduler = [
     dict(type='PolyLR', power=0.9, eta_min=1e-6, begin=0, end=_base_.max_iters, by_epoch=False),
 ]
 train_cfg = dict(val_interval=_base_.max_iters)
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=_base_.max_iters, save_best=None))
+default_hooks = dict(
+    logger=dict(interval=25), checkpoint=dict(interval=_base_.max_iters, save_best=None))

@@ -15,7 +15,7 @@ model = dict(
         burn_in=0,
         ramp_up=500))
 train_dataloader = dict(
+    sampler=dict(burn_in=0),
     dataset=dict(
-        labeled=None,
-        unlabeled=None,
+        labeled=None, unlabeled=None,
         dataset=dict(type='PartialCamVidDataset', level='p0', seed=0)))

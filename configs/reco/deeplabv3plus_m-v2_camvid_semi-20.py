@@ -15,6 +15,7 @@ model = dict(
     segmentor=dict(decode_head=dict(loss_decode=dict(class_weight=class_weight))),
     loss_unsup=dict(type='PseudoLabelLoss', loss_weight=0.5, class_weight=class_weight),
     semi_train_cfg=dict(class_frequencies='labeled'))
-train_dataloader = dict(dataset=dict(
-    labeled='splits/20/0/labeled.txt', unlabeled='splits/20/0/unlabeled.txt'))
+train_dataloader = dict(
+    sampler=dict(burn_in=_base_.model.semi_train_cfg.burn_in),
+    dataset=dict(labeled='splits/20/0/labeled.txt', unlabeled='splits/20/0/unlabeled.txt'))
 default_hooks = dict(checkpoint=dict(interval=500))

@@ -67,7 +67,8 @@ def training_loader(cfg: Config) -> DataLoader:
 
     Iteration N of :func:`training_batches` gives what iteration N of
     :class:`~mmseg_reco.engine.runner.ResumableTrainLoop` trains on with the same
-    ``randomness.seed``, on one process.
+    ``randomness.seed``, on one process. Batches of labelled images alone, with which a
+    ``MultiSourceSampler`` may begin, are passed over.
     """
     config = cfg.train_dataloader.copy()
     config.update(
@@ -77,12 +78,13 @@ def training_loader(cfg: Config) -> DataLoader:
             drop_last=config.pop('drop_last', False)))
     config.pop('prefetch_factor', None)
     loader = Runner.build_dataloader(config, seed=seed_of(cfg))
-    loader.batch_sampler.start(0, seed_of(cfg))
+    first = getattr(loader.batch_sampler.sampler, 'burn_in', 0)
+    loader.batch_sampler.start(first, seed_of(cfg))
     return loader
 
 
 def training_batches(cfg: Config, loader: DataLoader) -> Iterator[dict]:
     """Batches of :func:`training_loader`, each with the generators as its step finds them."""
-    for iteration, batch in enumerate(loader):
+    for iteration, batch in enumerate(loader, loader.batch_sampler.first):
         seed_generators(seed_of(cfg), 0, iteration, 1)
         yield batch

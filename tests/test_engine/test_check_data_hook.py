@@ -52,10 +52,11 @@ def semi(root, labeled='ab', unlabeled='cd'):
         unlabeled=f'{unlabeled}.txt'))
 
 
-def runner_of(train, val=None, sampler=None):
+def runner_of(train, val=None, sampler=None, burn_in=0):
     loader = DataLoader(train, 4, sampler=sampler)
     val_loop = None if val is None else SimpleNamespace(dataloader=DataLoader(val))
-    return SimpleNamespace(train_dataloader=loader, val_loop=val_loop, cfg={},
+    model = SimpleNamespace(semi_train_cfg=dict(burn_in=burn_in))
+    return SimpleNamespace(train_dataloader=loader, val_loop=val_loop, cfg={}, model=model,
                            logger=logging.getLogger('test'))
 
 
@@ -73,6 +74,15 @@ def test_names_what_is_wrong(root):
     with pytest.raises(ValueError, match='batch_size is 4.*MultiSourceSampler 8'):
         CheckDataHook().before_train(
             runner_of(train, sampler=MultiSourceSampler(train, 8, [1, 1])))
+
+
+def test_burn_in_of_the_sampler_may_not_be_longer_than_that_of_the_model(root):
+    train = semi(root)
+    sampler = MultiSourceSampler(train, 4, [1, 1], burn_in=3)
+    for burn_in in (3, 4):
+        CheckDataHook().before_train(runner_of(train, sampler=sampler, burn_in=burn_in))
+    with pytest.raises(ValueError, match=r'MultiSourceSampler is 3, and .*burn_in 2: make them'):
+        CheckDataHook().before_train(runner_of(train, sampler=sampler, burn_in=2))
 
 
 def test_skipped_images_are_counted_at_the_end(root, caplog):

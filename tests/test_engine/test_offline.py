@@ -31,15 +31,19 @@ class Spy(Hook):
         torch.set_rng_state(state)
 
 
-@pytest.mark.parametrize('semi', [False, True])
-def test_batches_are_those_that_training_gets(tiny_config, tmp_path, semi):
+@pytest.mark.parametrize('semi, burn_in', [(False, 0), (True, 0), (True, 2)])
+def test_batches_are_those_that_training_gets(tiny_config, tmp_path, semi, burn_in):
+    """Those of the burn-in, of labelled images alone, are passed over."""
     text = tiny_config.read_text().replace(
         "dict(type='PackSegInputs')", "dict(type='RandomFlip', prob=0.5), "
         "dict(type='PackSegInputs')")
     tiny_config.write_text(text)
     path = write_semi_config(tiny_config) if semi else tiny_config
-    options = {'randomness.seed': 5, 'work_dir': str(tmp_path / 'run'), 'train_cfg.max_iters': 3,
-               'train_cfg.val_interval': 99}
+    options = {'randomness.seed': 5, 'work_dir': str(tmp_path / 'run'),
+               'train_cfg.max_iters': burn_in + 3, 'train_cfg.val_interval': 99}
+    if burn_in:
+        options.update({'model.semi_train_cfg': dict(burn_in=burn_in),
+                        'train_dataloader.sampler.burn_in': burn_in})
     cfg = read_config(str(path), options)
     make_resumable(cfg)
     batch_norm_for_cpu(cfg)
@@ -52,8 +56,11 @@ def test_batches_are_those_that_training_gets(tiny_config, tmp_path, semi):
     cfg = read_config(str(path), options)
     batches = islice(training_batches(cfg, training_loader(cfg)), 3)
     offline = [(flatten(batch), torch.rand(1).item()) for batch in batches]
-    assert len(spy.seen) == len(offline) == 3
-    for (images, number), (expected, expected_number) in zip(offline, spy.seen, strict=True):
+    assert len(offline) == 3
+    for images, _ in spy.seen[:burn_in]:
+        assert len(images) == 4 and {branch for branch, _ in images} == {'sup'}
+    seen = spy.seen[burn_in:]
+    for (images, number), (expected, expected_number) in zip(offline, seen, strict=True):
         assert images.keys() == expected.keys()
         assert all(torch.equal(images[key], expected[key]) for key in images)
         assert number == expected_number

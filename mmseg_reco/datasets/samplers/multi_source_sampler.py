@@ -2,7 +2,7 @@
 """Batches with a fixed share of labelled and unlabelled images."""
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 from mmengine.dataset import ConcatDataset
@@ -26,10 +26,12 @@ class MultiSourceSampler(Sampler):
         source_ratio (list[int]): Parts of the batch that each source gets, each above 0.
         shuffle (bool): Whether the order is random.
         seed (int, optional): Seed of the order, the same on all ranks. None: drawn and shared.
+        burn_in (int): The first that many batches are all of source 0; for
+            ``semi_train_cfg.burn_in``, in which the unlabelled half would be loaded for nothing.
 
     Raises:
         ValueError: If the dataset has no sources, if the ratio does not fit the number of sources
-            or does not divide the batch, or if a source is empty.
+            or does not divide the batch, if a source is empty, or if ``burn_in`` is negative.
     """
 
     def __init__(self,
@@ -37,7 +39,10 @@ class MultiSourceSampler(Sampler):
                  batch_size: int,
                  source_ratio: list[int],
                  shuffle: bool = True,
-                 seed: int | None = None) -> None:
+                 seed: int | None = None,
+                 burn_in: int = 0) -> None:
+        if burn_in < 0:
+            raise ValueError(f'MultiSourceSampler: burn_in must be >= 0, got {burn_in!r}')
         if not hasattr(dataset, 'cumulative_sizes'):
             raise ValueError(f'MultiSourceSampler needs a ConcatDataset, such as '
                              f'LabeledUnlabeledDataset, but got {type(dataset).__name__}.')
@@ -49,6 +54,7 @@ class MultiSourceSampler(Sampler):
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.burn_in = burn_in
         self.seed = sync_random_seed() if seed is None else seed
         self.rank, self.world_size = get_dist_info()
 
@@ -67,8 +73,10 @@ class MultiSourceSampler(Sampler):
             islice(self._indices(source), self.rank, None, self.world_size)
             for source in range(len(self.num_per_source))
         ]
-        while True:
-            for indices, num in zip(sources, self.num_per_source, strict=True):
+        alone = [self.batch_size] + [0] * (len(sources) - 1)
+        for batch in count():
+            shares = alone if batch < self.burn_in else self.num_per_source
+            for indices, num in zip(sources, shares, strict=True):
                 yield from islice(indices, num)
 
     def __len__(self) -> int:

@@ -1,7 +1,10 @@
 # Licensed under the Apache License, Version 2.0.
+import torch.nn as nn
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
+from torch.utils.data import DataLoader
 
 from mmseg_reco.datasets import LoadCheckedImage
 from mmseg_reco.datasets.checks import Problem, leaf_datasets, quick_check
@@ -13,8 +16,8 @@ class CheckDataHook(Hook):
     """Refuse bad data before the first iteration, naming the files.
 
     Checks what takes seconds: lists, missing files, images that are in training and validation,
-    the number of classes, some images and masks of each dataset, the size of the batch.
-    ``tools/check_data.py`` checks all of them. All ranks check, so that all of them stop.
+    the number of classes, some images and masks of each dataset, the size of the batch, the
+    burn-in. ``tools/check_data.py`` checks all of them. All ranks check, so that all of them stop.
 
     At the end it says how many damaged images were skipped, where they are
     (``LoadCheckedImage(damaged='skip')``).
@@ -32,7 +35,7 @@ class CheckDataHook(Hook):
             loader.dataset,
             None if val_loop is None else val_loop.dataloader.dataset,
             runner.cfg.get('model'))
-        problems += _batch_problems(loader)
+        problems += _batch_problems(loader, runner.model)
         for remark in remarks:
             runner.logger.warning(remark)
         if problems:
@@ -48,13 +51,24 @@ class CheckDataHook(Hook):
             runner.logger.warning(f'{skipped} times a damaged image was skipped and another drawn.')
 
 
-def _batch_problems(loader) -> list[Problem]:
+def _batch_problems(loader: DataLoader, model: nn.Module) -> list[Problem]:
     sampler = getattr(loader.batch_sampler, 'sampler', None)
-    batch_size = getattr(loader.batch_sampler, 'batch_size', None)
-    if not isinstance(sampler, MultiSourceSampler) or sampler.batch_size == batch_size:
+    if not isinstance(sampler, MultiSourceSampler):
         return []
-    return [Problem('train_dataloader', f'batch_size is {batch_size}, but that of its '
-                    f'MultiSourceSampler {sampler.batch_size}: make them equal')]
+    problems = []
+    batch_size = getattr(loader.batch_sampler, 'batch_size', None)
+    if sampler.batch_size != batch_size:
+        problems.append(Problem(
+            'train_dataloader', f'batch_size is {batch_size}, but that of its MultiSourceSampler '
+            f'{sampler.batch_size}: make them equal'))
+    model = model.module if is_model_wrapper(model) else model
+    burn_in = getattr(model, 'semi_train_cfg', {}).get('burn_in', 0)
+    if sampler.burn_in > burn_in:
+        problems.append(Problem(
+            'train_dataloader', f'burn_in of its MultiSourceSampler is {sampler.burn_in}, and '
+            f'model.semi_train_cfg.burn_in {burn_in}: make them equal, for unlabelled images are '
+            'missing in between'))
+    return problems
 
 
 def describe(problems: list[Problem], shown: int = 10) -> str:

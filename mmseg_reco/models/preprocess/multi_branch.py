@@ -11,8 +11,9 @@ class MultiBranchDataPreprocessor(BaseDataPreprocessor):
     """Runs a stock preprocessor on each branch of a multi-branch batch.
 
     A batch of :class:`MultiBranch` samples holds, for each branch, one entry a sample, None where
-    the sample is not of that branch. They are filtered here, and each branch becomes an ordinary
-    batch. Batches without branches (validation) pass straight to the stock preprocessor.
+    the sample is not of that branch. They are filtered here, and each branch of which there are
+    samples becomes an ordinary batch. Batches without branches (validation) pass straight to the
+    stock preprocessor.
 
     Args:
         data_preprocessor (dict): Config of the stock preprocessor, ``SegDataPreProcessor``.
@@ -42,7 +43,7 @@ class MultiBranchDataPreprocessor(BaseDataPreprocessor):
                 key: [entry for entry in value[name] if entry is not None]
                 for key, value in data.items()
             }, training)
-            for name in data['inputs']
+            for name, images in data['inputs'].items() if any(image is not None for image in images)
         }
         return {key: {name: batch[key] for name, batch in branches.items()} for key in data}
 

@@ -210,10 +210,20 @@ class SemiBaseSegmentor(BaseSegmentor):
 
         Returns:
             dict[str, Tensor]: Loss components.
+
+        Raises:
+            ValueError: If the batch has no labelled images, or no unlabelled ones after the
+                burn-in.
         """
+        weight = self.ramp(MessageHub.get_current_instance().get_info('iter', 0))
+        for branch in ('sup', 'unsup') if weight else ('sup', ):
+            if branch not in inputs:
+                raise ValueError(f'The batch has no images of the branch "{branch}": give '
+                                 'train_dataloader a MultiSourceSampler over a '
+                                 'LabeledUnlabeledDataset, and its burn_in the value of '
+                                 'model.semi_train_cfg.burn_in, or none.')
         if self.align is not None:
             self.align.count(stack_labels(data_samples['sup']))
-        weight = self.ramp(MessageHub.get_current_instance().get_info('iter', 0))
         if weight == 0:
             labeled = self.student.forward_dense(inputs['sup'])
             losses = self.supervised_losses(labeled, data_samples['sup'])

@@ -77,6 +77,22 @@ def test_ranks_see_different_images(as_rank):
     assert len(set(unlabeled)) == 12 and (unlabeled >= 12).all()
 
 
+def test_burn_in_is_of_the_first_source_alone(as_rank):
+    data, taken = sources(12, 40), []
+    for rank in range(2):
+        as_rank(rank, 2)
+        sampler = MultiSourceSampler(data, 4, [1, 1], seed=5, burn_in=3)
+        taken.append(np.array(take(sampler, 20)).reshape(5, 4))
+    labeled = np.stack([batches < 12 for batches in taken])
+    assert labeled[:, :3].all()
+    assert (labeled[:, 3:] == [True, True, False, False]).all()
+    # two ranks, three batches of four: each image twice
+    counts = np.bincount(np.concatenate([batches[:3].ravel() for batches in taken]), minlength=12)
+    assert counts.tolist() == [2] * 12
+    with pytest.raises(ValueError, match='burn_in must be >= 0, got -1'):
+        MultiSourceSampler(data, 4, [1, 1], burn_in=-1)
+
+
 @pytest.mark.parametrize('world_size', [1, 4])
 def test_sources_smaller_than_a_batch_and_than_the_number_of_ranks(as_rank, world_size):
     seen = set()

@@ -33,6 +33,14 @@ def test_branches_are_filtered_and_preprocessed_apart():
     assert result['inputs']['unsup'].shape == (1, 3, 32, 40)
 
 
+def test_a_branch_without_samples_is_left_out():
+    (image, ), sample = images(1), make_sample(make_labels(0))
+    data = dict(inputs=dict(sup=[image], unsup=[None]),
+                data_samples=dict(sup=[sample], unsup=[None]))
+    result = build()(data, training=True)
+    assert set(result['inputs']) == set(result['data_samples']) == {'sup'}
+
+
 def test_validation_batches_pass_through():
     batch = dict(inputs=images(1), data_samples=[make_sample(make_labels(0))])
     result = build()(batch)

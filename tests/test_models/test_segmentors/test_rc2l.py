@@ -187,6 +187,14 @@ def test_burn_in_learns_from_labels_alone_and_the_ramp_is_a_line():
         losses, _ = step(model)
         assert not {'loss_rmc', 'loss_rfc', 'loss_smc'} & set(losses)
         assert all(p.grad is not None for p in model.student.parameters())
+        labeled, unlabeled = ([{branch: part[branch]} for part in make_batch()]
+                              for branch in ('sup', 'unsup'))
+        assert torch.isfinite(model.loss(*labeled)['sup.decode.loss_ce'])
+        with pytest.raises(ValueError, match='no images of the branch "sup".*MultiSourceSampler'):
+            model.loss(*unlabeled)
+        hub.update_info('iter', 2)
+        with pytest.raises(ValueError, match='no images of the branch "unsup".*burn_in'):
+            model.loss(*labeled)
         values = []
         for i in (3, 9):
             hub.update_info('iter', i)
