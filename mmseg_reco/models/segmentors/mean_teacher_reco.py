@@ -2,6 +2,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
@@ -37,9 +38,9 @@ class MeanTeacherReCo(SemiBaseSegmentor):
             - ``self_label_threshold`` (None): confidence from which the labelled half's own
               predictions join the losses on representations.
             - ``supervise_both_halves`` (False): given labels of the unlabelled half join the
-              supervised loss, too, where its strong views have them (after the burn-in). For few
-              given pixels, of which a step otherwise sees half as many as one without a teacher;
-              the published code does not do it.
+              supervised loss, too, where its strong views have them and their neighbours (after
+              the burn-in). For few given pixels, of which a step otherwise sees half as many as
+              one without a teacher; the published code does not do it.
             - ``feature_dropout`` (None): the student also decodes the weak views, each channel of
               their features dropped with this probability, and learns their pseudo-labels.
             - ``feature_weight`` (1.0): weight of that beside ``loss_unsup`` on the strong views.
@@ -106,12 +107,17 @@ class MeanTeacherReCo(SemiBaseSegmentor):
     def given_samples(self, strong: PseudoBatch, given: Tensor) -> SampleList:
         """Samples of strong views with given labels alone.
 
+        A pixel that mixing moved without its neighbours is left out: it is of a class that the
+        teacher does not see there, and nothing around it tells what it was.
+
         Args:
             strong (PseudoBatch): With its origin.
             given (Tensor): Given labels of the weak views. Shape (B, H, W), int64.
         """
         labels = given.flatten()[strong.origin.clamp_min(0)]
-        labels.masked_fill_(strong.origin < 0, self.ignore_index)
+        image = strong.origin.div(given[0].numel(), rounding_mode='floor').float()
+        first, last = -F.max_pool2d(-image, 3, 1, 1), F.max_pool2d(image, 3, 1, 1)
+        labels.masked_fill_((first < 0) | (first < last), self.ignore_index)
         return [SegDataSample(metainfo=dict(img_shape=tuple(label.shape)),
                               gt_sem_seg=PixelData(data=label[None])) for label in labels]
 

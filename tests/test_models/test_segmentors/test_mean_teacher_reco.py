@@ -107,15 +107,26 @@ def test_given_labels_of_both_halves_are_supervised(views, region_losses):
     assert abs(plain['sup.decode.loss_ce'] - loss) > 1e-3
 
 
-def test_given_labels_of_pixels_from_nowhere_are_ignored():
+def test_given_labels_without_their_neighbours_are_ignored():
+    """What comes from nowhere, and what stands beside a pixel of another image."""
     model = build(losses=[], semi_train_cfg=dict(supervise_both_halves=True))
-    given = make_labels(0)[None]
-    batch = PseudoBatch(torch.zeros(1, 3, *SIZE), given, torch.ones(1, *SIZE)).track_origin()
+    given = torch.stack([make_labels(seed, ignored=0) for seed in range(2)])
+    batch = PseudoBatch(torch.zeros(2, 3, *SIZE), given, torch.ones(2, *SIZE)).track_origin()
     batch.origin[0, :5] = -1
-    (sample, ) = model.given_samples(batch, given)
-    assert (sample.gt_sem_seg.data[0, :5] == 255).all()
-    assert torch.equal(sample.gt_sem_seg.data[0, 5:], given[0, 5:])
-    assert (given[0, :5] != 255).any()
+    pasted = batch.origin[1].clone()
+    batch.origin[0, 20, 7] = pasted[20, 7]
+    batch.origin[0, 25:, 30:] = pasted[25:, 30:]
+    first, second = (sample.gt_sem_seg.data[0] for sample in model.given_samples(batch, given))
+    kept = torch.ones(SIZE, dtype=torch.bool)
+    kept[:6] = False
+    kept[19:22, 6:9] = False
+    kept[24:, 29:] = False
+    kept[26:, 31:] = True
+    assert torch.equal(first != 255, kept)
+    expected = given[0].clone()
+    expected[26:, 31:] = given[1, 26:, 31:]
+    assert torch.equal(first[kept], expected[kept])
+    assert torch.equal(second, given[1])
 
 
 def test_teacher_labels_in_eval_mode():
