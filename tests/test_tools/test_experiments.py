@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmseg.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
 TEACHER = """
@@ -373,9 +374,11 @@ def test_methods_share_what_must_be_equal():
             losses[setting, row] = [loss.type for loss in cfg.model.get('losses', [])]
             head = cfg.model.get('segmentor', cfg.model).decode_head
             assert head.loss_decode == weights.setdefault(setting, head.loss_decode)
+            if 'semi_train_cfg' in cfg.model:
+                known = MODELS.get(cfg.model.type).train_defaults
+                assert set(cfg.model.semi_train_cfg) <= set(known)
             if 'loss_unsup' in cfg.model:
-                assert cfg.model.loss_unsup.class_weight == (
-                    weights['semi-20'].class_weight if setting == 'semi-20' else None)
+                assert cfg.model.loss_unsup.class_weight == weights[setting].class_weight
         assert len(common) == 1, common
     # Regions have the frequencies of the images; one pixel of each class has not.
     assert weights['p25'] == weights['semi-20']

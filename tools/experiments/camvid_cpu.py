@@ -5,15 +5,18 @@ from protocol import Ablation, Protocol, Setting, load_config
 from rows import PARTIAL_LEVELS, ablation_rows, method_rows
 
 # Regions of each class, unlike single pixels, keep the frequencies of the classes.
-REGIONS = {'decode_head.loss_decode.class_weight':
-           load_config('configs/reco/deeplabv3plus_m-v2_camvid_supervised-20.py').class_weight}
+SEMI = load_config('configs/reco/deeplabv3plus_m-v2_camvid_semi-20.py')
+REGIONS = dict(
+    network={'decode_head.loss_decode.class_weight': SEMI.class_weight},
+    semi={'model.loss_unsup': SEMI.model.loss_unsup,
+          'model.semi_train_cfg.class_frequencies': 'labeled'})
 ROWS = method_rows('deeplabv3plus_m-v2_camvid', 20, 'deeplabv3plus_m-v2_camvid_semi-20')
 SETTINGS = {
     'semi-20': Setting('20 images', labels=20),
     'p0': Setting('p0', level='p0'),
     'semi-5': Setting('5 images', labels=5),
     'semi-50': Setting('50 images', labels=50),
-    **{level: Setting(level, level=level, network=REGIONS) for level in PARTIAL_LEVELS[1:]},
+    **{level: Setting(level, level=level, **REGIONS) for level in PARTIAL_LEVELS[1:]},
 }
 
 PROTOCOL = Protocol(

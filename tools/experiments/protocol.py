@@ -32,13 +32,15 @@ _OBSERVERS = {'CheckDataHook', 'NumericalWatchHook', 'PreemptionHook', 'Sampling
 class Setting:
     """What is labelled: ``labels`` whole images (Case I), or pixels of a ``level`` (Case II).
 
-    ``network`` holds changes of the stock segmentor in this setting, beside the protocol's.
+    ``network`` holds changes of the stock segmentor in this setting, beside the protocol's, and
+    ``semi`` those of a config with a teacher.
     """
 
     title: str
     labels: int | None = None
     level: str | None = None
     network: Changes = field(default_factory=dict)
+    semi: Changes = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,8 @@ def resolve(protocol: Protocol, run: Run, places: Places) -> tuple[Config, dict[
     stock = 'model.segmentor' if 'segmentor' in cfg.model else 'model'
     network = {**protocol.network, **setting.network}
     change({f'{stock}.{key}': value for key, value in network.items()})
+    if stock == 'model.segmentor':
+        change(setting.semi)
     if places.weights is not None:
         change({f'{stock}.backbone.init_cfg': dict(type='Pretrained', checkpoint=places.weights)})
     change(row.changes(cfg) if callable(row.changes) else row.changes)

@@ -2,10 +2,7 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from mmengine.structures import PixelData
 from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
 from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor
 
@@ -37,10 +34,6 @@ class MeanTeacherReCo(SemiBaseSegmentor):
 
             - ``self_label_threshold`` (None): confidence from which the labelled half's own
               predictions join the losses on representations.
-            - ``supervise_both_halves`` (False): given labels of the unlabelled half join the
-              supervised loss, too, where its strong views have them and their neighbours (after
-              the burn-in). For few given pixels, of which a step otherwise sees half as many as
-              one without a teacher; the published code does not do it.
             - ``feature_dropout`` (None): the student also decodes the weak views, each channel of
               their features dropped with this probability, and learns their pseudo-labels.
             - ``feature_weight`` (1.0): weight of that beside ``loss_unsup`` on the strong views.
@@ -50,7 +43,7 @@ class MeanTeacherReCo(SemiBaseSegmentor):
     """
 
     train_defaults = dict(SemiBaseSegmentor.train_defaults, self_label_threshold=None,
-                          supervise_both_halves=False, feature_dropout=None, feature_weight=1.0)
+                          feature_dropout=None, feature_weight=1.0)
 
     def __init__(self,
                  segmentor: ConfigType,
@@ -71,8 +64,6 @@ class MeanTeacherReCo(SemiBaseSegmentor):
             **kwargs)
         self.loss_unsup = MODELS.build(loss_unsup)
         self.self_label_threshold = self.probability('self_label_threshold')
-        self.supervise_both_halves: bool = self.semi_train_cfg['supervise_both_halves']
-        self.needs_origin |= self.supervise_both_halves
         self.feature_dropout = self.probability('feature_dropout')
         self.feature_weight: float = self.semi_train_cfg['feature_weight']
         if not self.feature_weight >= 0:
@@ -90,11 +81,7 @@ class MeanTeacherReCo(SemiBaseSegmentor):
         student, perturbed = student.split(len(inputs['sup']) + len(strong.images))
         labeled, unlabeled = student.split(len(inputs['sup']))
 
-        if self.supervise_both_halves:
-            given = self.given_samples(strong, stack_labels(data_samples['unsup']))
-            supervised = self.supervised_losses(student, [*data_samples['sup'], *given])
-        else:
-            supervised = self.supervised_losses(labeled, data_samples['sup'])
+        supervised = self.given_losses(student, data_samples, strong)
         unsupervised, name = dict(), self.loss_unsup.loss_name
         if self.feature_dropout is not None:
             unsupervised[f'{name}_features'] = (
@@ -103,23 +90,6 @@ class MeanTeacherReCo(SemiBaseSegmentor):
         labels = self.complete(stack_labels(data_samples['sup']), labeled)
         unsupervised.update(self.representation_losses(student, labels, teacher, weak, strong))
         return supervised, unsupervised
-
-    def given_samples(self, strong: PseudoBatch, given: Tensor) -> SampleList:
-        """Samples of strong views with given labels alone.
-
-        A pixel that mixing moved without its neighbours is left out: it is of a class that the
-        teacher does not see there, and nothing around it tells what it was.
-
-        Args:
-            strong (PseudoBatch): With its origin.
-            given (Tensor): Given labels of the weak views. Shape (B, H, W), int64.
-        """
-        labels = given.flatten()[strong.origin.clamp_min(0)]
-        image = strong.origin.div(given[0].numel(), rounding_mode='floor').float()
-        first, last = -F.max_pool2d(-image, 3, 1, 1), F.max_pool2d(image, 3, 1, 1)
-        labels.masked_fill_((first < 0) | (first < last), self.ignore_index)
-        return [SegDataSample(metainfo=dict(img_shape=tuple(label.shape)),
-                              gt_sem_seg=PixelData(data=label[None])) for label in labels]
 
     def pseudo_label_loss(self, student: DenseOutput, batch: PseudoBatch) -> Tensor:
         """``loss_unsup`` of a forward pass on pseudo-labelled images."""

@@ -50,8 +50,6 @@ class RC2L(SemiBaseSegmentor):
         weak, teacher = self.pseudo_label(inputs['unsup'], data_samples['unsup'])
         strong = self.strong_views(weak)
         student = self.forward_student(inputs['sup'], strong.images)
-        labeled, _ = student.split(len(inputs['sup']))
-
-        supervised = self.supervised_losses(labeled, data_samples['sup'])
+        supervised = self.given_losses(student, data_samples, strong)
         labels = stack_labels(data_samples['sup'])
         return supervised, self.representation_losses(student, labels, teacher, weak, strong)

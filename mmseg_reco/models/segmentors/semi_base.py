@@ -6,9 +6,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.logging import MessageHub
+from mmengine.structures import PixelData
 from mmseg.models.segmentors.base import BaseSegmentor
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS, TASK_UTILS
+from mmseg.structures import SegDataSample
 from mmseg.utils import (
     ConfigType,
     OptConfigType,
@@ -73,6 +75,10 @@ class SemiBaseSegmentor(BaseSegmentor):
               of the labels, a list these; see :class:`DistributionAlignment`. Labels that leave
               out much of some classes, as single pixels do, need the list. Masks and class
               distributions of the teacher's regions, where a loss reads them, stay as they are.
+            - ``supervise_both_halves`` (False): given labels of the unlabelled half join the
+              supervised loss, too, where its strong views have them and their neighbours (after
+              the burn-in). For few given pixels, of which a step otherwise sees half as many as
+              one without a teacher; the published code does not do it.
             - ``burn_in`` (0): iterations with labelled data alone.
             - ``ramp_up`` (0): iterations after them in which the weight of all that is learned
               without labels grows from 0 to 1, in a line.
@@ -91,7 +97,8 @@ class SemiBaseSegmentor(BaseSegmentor):
     #: Keys of ``semi_train_cfg`` and their defaults.
     train_defaults = dict(
         joint_forward=True, teacher_train_mode=False, weak_threshold=0.7, region_source='semantic',
-        min_region_area=0, strong_views=1, class_frequencies=None, burn_in=0, ramp_up=0)
+        min_region_area=0, strong_views=1, class_frequencies=None,
+        supervise_both_halves=False, burn_in=0, ramp_up=0)
 
     def __init__(self,
                  segmentor: ConfigType,
@@ -138,7 +145,6 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
         self.region_losses = [loss for loss in self.losses if isinstance(loss, RegionLoss)]
         self.pixel_losses = [loss for loss in self.losses if not isinstance(loss, RegionLoss)]
-        self.needs_origin = bool(self.region_losses)
 
         self.rescale_crop = TASK_UTILS.build(rescale_crop) if rescale_crop else None
         self.mix = TASK_UTILS.build(mix) if mix else None
@@ -151,6 +157,8 @@ class SemiBaseSegmentor(BaseSegmentor):
                              f'it knows {sorted(self.train_defaults)}')
         self.semi_train_cfg = {**self.train_defaults, **(semi_train_cfg or {})}
         self.weak_threshold: float = self.probability('weak_threshold')
+        self.supervise_both_halves: bool = self.semi_train_cfg['supervise_both_halves']
+        self.needs_origin = bool(self.region_losses) or self.supervise_both_halves
         self.region_source = self.semi_train_cfg['region_source']
         sources = ('semantic', 'query') if has_queries else ('semantic', )
         if self.region_source not in sources:
@@ -255,6 +263,41 @@ class SemiBaseSegmentor(BaseSegmentor):
                           data_samples: SampleList) -> dict[str, Tensor]:
         """The stock losses of the student's heads on labelled images, under ``sup.``."""
         return add_prefix(self.student.supervised_losses(labeled, data_samples), 'sup')
+
+    def given_losses(self, student: DenseOutput, data_samples: dict[str, SampleList],
+                     strong: PseudoBatch) -> dict[str, Tensor]:
+        """:meth:`supervised_losses` of the labelled half, or of both (``supervise_both_halves``).
+
+        Args:
+            student (DenseOutput): Of the labelled images followed by the strong views.
+            data_samples (dict[str, list[SegDataSample]]): Given labels of both halves.
+            strong (PseudoBatch): Unlabelled images as the student saw them.
+
+        Returns:
+            dict[str, Tensor]: Loss components.
+        """
+        samples = data_samples['sup']
+        if self.supervise_both_halves:
+            given = stack_labels(data_samples['unsup'])
+            samples = [*samples, *self.given_samples(strong, given)]
+        return self.supervised_losses(student.split(len(samples))[0], samples)
+
+    def given_samples(self, strong: PseudoBatch, given: Tensor) -> SampleList:
+        """Samples of strong views with given labels alone.
+
+        A pixel that mixing moved without its neighbours is left out: it is of a class that the
+        teacher does not see there, and nothing around it tells what it was.
+
+        Args:
+            strong (PseudoBatch): With its origin.
+            given (Tensor): Given labels of the weak views. Shape (B, H, W), int64.
+        """
+        labels = given.flatten()[strong.origin.clamp_min(0)]
+        image = strong.origin.div(given[0].numel(), rounding_mode='floor').float()
+        first, last = -F.max_pool2d(-image, 3, 1, 1), F.max_pool2d(image, 3, 1, 1)
+        labels.masked_fill_((first < 0) | (first < last), self.ignore_index)
+        return [SegDataSample(metainfo=dict(img_shape=tuple(label.shape)),
+                              gt_sem_seg=PixelData(data=label[None])) for label in labels]
 
     @torch.no_grad()
     def teacher_probs(self, images: Tensor, data_samples: SampleList,

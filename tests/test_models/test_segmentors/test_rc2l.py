@@ -205,6 +205,18 @@ def test_burn_in_learns_from_labels_alone_and_the_ramp_is_a_line():
         hub.update_info('iter', iteration)
 
 
+def test_given_labels_of_both_halves_are_supervised():
+    model = build(segmentor_config('GN'), losses=PER_PIXEL, mix=None, strong_augments=[],
+                  semi_train_cfg=dict(supervise_both_halves=True))
+    inputs, samples = make_batch(given=True)
+    labels = torch.cat([sample.gt_sem_seg.data for half in ('sup', 'unsup')
+                        for sample in samples[half]])
+    loss = model.loss(inputs, samples)['sup.decode.loss_ce']
+    logits = model.student._forward(torch.cat([inputs['sup'], inputs['unsup']]))
+    logits = F.interpolate(logits, labels.shape[1:], mode='bilinear')
+    torch.testing.assert_close(loss, F.cross_entropy(logits, labels, ignore_index=255))
+
+
 def test_unconfident_teacher_teaches_nothing():
     model = build(query_segmentor_config(), sharpen=False, semi_train_cfg=dict(weak_threshold=1.))
     losses, loss = step(model)
