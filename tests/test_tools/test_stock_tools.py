@@ -67,7 +67,8 @@ def test_rc2l_under_stock_train(tmp_path):
         (root / f'splits/20/0/{name}.txt').write_text('\n'.join(names))
     text = run(
         [sys.executable, STOCK_TRAIN, RC2L], tmp_path, 'train_dataloader.batch_size=4',
-        'train_dataloader.sampler.batch_size=4', 'model.semi_train_cfg.burn_in=0')
+        'train_dataloader.sampler.batch_size=4', 'train_dataloader.sampler.burn_in=0',
+        'model.semi_train_cfg.burn_in=0')
     assert 'loss_rmc' in text and 'loss_smc' in text
 
 

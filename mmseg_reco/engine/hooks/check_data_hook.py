@@ -1,9 +1,8 @@
 # Licensed under the Apache License, Version 2.0.
-import torch.nn as nn
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
+from mmseg.utils import ConfigType
 from torch.utils.data import DataLoader
 
 from mmseg_reco.datasets import LoadCheckedImage
@@ -35,7 +34,7 @@ class CheckDataHook(Hook):
             loader.dataset,
             None if val_loop is None else val_loop.dataloader.dataset,
             runner.cfg.get('model'))
-        problems += _batch_problems(loader, runner.model)
+        problems += _batch_problems(loader, runner.cfg.get('model') or {})
         for remark in remarks:
             runner.logger.warning(remark)
         if problems:
@@ -51,7 +50,7 @@ class CheckDataHook(Hook):
             runner.logger.warning(f'{skipped} times a damaged image was skipped and another drawn.')
 
 
-def _batch_problems(loader: DataLoader, model: nn.Module) -> list[Problem]:
+def _batch_problems(loader: DataLoader, model: ConfigType) -> list[Problem]:
     sampler = getattr(loader.batch_sampler, 'sampler', None)
     if not isinstance(sampler, MultiSourceSampler):
         return []
@@ -61,8 +60,7 @@ def _batch_problems(loader: DataLoader, model: nn.Module) -> list[Problem]:
         problems.append(Problem(
             'train_dataloader', f'batch_size is {batch_size}, but that of its MultiSourceSampler '
             f'{sampler.batch_size}: make them equal'))
-    model = model.module if is_model_wrapper(model) else model
-    burn_in = getattr(model, 'semi_train_cfg', {}).get('burn_in', 0)
+    burn_in = (model.get('semi_train_cfg') or {}).get('burn_in', 0)
     if sampler.burn_in > burn_in:
         problems.append(Problem(
             'train_dataloader', f'burn_in of its MultiSourceSampler is {sampler.burn_in}, and '
