@@ -217,6 +217,26 @@ def test_given_labels_of_both_halves_are_supervised():
     torch.testing.assert_close(loss, F.cross_entropy(logits, labels, ignore_index=255))
 
 
+@pytest.mark.parametrize('head', ['MaskFormerHead', 'Mask2FormerHead'])
+@pytest.mark.parametrize('given', [True, False])
+def test_query_heads_are_supervised_by_given_labels_of_both_halves(head, given):
+    """As stock heads on one labelled batch of both; images without any label do no harm."""
+    model = build(query_segmentor_config(head), **STILL, losses=[TERMS['smc']],
+                  semi_train_cfg=dict(supervise_both_halves=True))
+    stock = copy.deepcopy(model.student)
+    inputs, samples = make_batch(given=given)
+    torch.manual_seed(1)
+    losses = model.loss(inputs, copy.deepcopy(samples))
+    torch.manual_seed(1)
+    expected = stock.loss(torch.cat([inputs['sup'], inputs['unsup']]),
+                          [*samples['sup'], *samples['unsup']])
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[f'sup.{name}'], value)
+        assert value.isfinite()
+    model.parse_losses(losses)[0].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.student.parameters())
+
+
 def test_unconfident_teacher_teaches_nothing():
     model = build(query_segmentor_config(), sharpen=False, semi_train_cfg=dict(weak_threshold=1.))
     losses, loss = step(model)
