@@ -23,7 +23,8 @@ class DistributionAlignment(nn.Module):
         num_classes (int): Number of classes C.
         target (Sequence[float] | str): Frequency of each class, > 0, up to a common factor; or
             'labeled': those of the labelled pixels so far.
-        momentum (float): Of a step in the teacher's frequencies, in (0, 1].
+        momentum (float): Least share of a step in the teacher's frequencies, in [0, 1]; 0 makes
+            them a mean over all steps.
 
     Raises:
         ValueError: If the target is neither, or has another number of classes.
