@@ -4,7 +4,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmseg.registry import MODELS
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'test.py'
 
@@ -51,3 +53,18 @@ def test_tta_wraps_the_model(tool):
     assert cfg.test_dataloader.dataset.pipeline == [dict(type='A')]
     with pytest.raises(ValueError, match='tta_pipeline'):
         tool.use_tta(Config(dict(model={})))
+
+
+def test_config_of_a_resumed_run_tests_the_named_checkpoint(
+        tool, tiny_config, tmp_path, monkeypatch, capfd):
+    """It says resume=True, and mmengine would go on with a training that is not there."""
+    cfg = Config.fromfile(tiny_config)
+    cfg.update(resume=True, load_from='iter_5.pth', work_dir=str(tmp_path / 'work'))
+    cfg.train_dataloader.dataset.data_root = 'gone'
+    cfg.dump(tmp_path / 'resumed.py')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(), meta={}), tmp_path / 'it.pth')
+    monkeypatch.setattr(
+        'sys.argv', ['test.py', str(tmp_path / 'resumed.py'), str(tmp_path / 'it.pth')])
+    monkeypatch.setattr(tool, 'finish', lambda: None)
+    tool.main()
+    assert 'mIoU: ' in ''.join(capfd.readouterr())
