@@ -5,6 +5,7 @@ mmengine 0.10 pickles its message hub into every checkpoint, with numpy objects 
 in it; torch >= 2.6 refuses such a file by default, rightly, since unpickling it can run any code.
 """
 
+import io
 import logging
 import os
 import pickle
@@ -118,6 +119,17 @@ class AtomicLocalBackend(LocalBackend):
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write a text as :meth:`put` writes bytes."""
         self.put(obj.encode(encoding), filepath)
+
+
+def save_atomically(checkpoint: Mapping, filepath: str | Path) -> None:
+    """Save a checkpoint by :class:`AtomicLocalBackend`, without what mmengine says of backends.
+
+    Raises:
+        OSError: The file could not be written.
+    """
+    file = io.BytesIO()
+    torch.save(checkpoint, file)
+    AtomicLocalBackend().put(file.getbuffer(), filepath)
 
 
 def remove_partial_files(folder: str | Path) -> None:

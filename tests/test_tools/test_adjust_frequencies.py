@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmseg.models.decode_heads import FCNHead
+from mmseg.registry import MODELS
 from tiny_segmentor import query_segmentor_config
 from tiny_semi import write_semi_config
 
@@ -27,7 +29,7 @@ def save(cfg, path):
     for name, value in model.named_parameters():
         if name.endswith('conv_seg.bias'):
             value.data.copy_(torch.linspace(0, 2 if 'teacher' in name else 1, 3))
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(iter=7), optimizer=dict()), path)
+    torch.save(dict(state_dict=model.state_dict(), optimizer=dict()), path)
     return model.eval()
 
 
@@ -46,9 +48,36 @@ def mean_probability(network, model, cfg, batches):
     return total / pixels
 
 
-@pytest.mark.parametrize('semi', [False, True])
-def test_biases_move_by_wanted_over_found(semi, tiny_config, tmp_path, monkeypatch, capsys):
-    path = write_semi_config(tiny_config) if semi else tiny_config
+def write_cascade(tiny_config):
+    """OCRNet, whose second head predicts."""
+    cfg = Config.fromfile(tiny_config)
+    first = dict(cfg.model.decode_head, num_classes=3)
+    second = dict(first, type='OCRHead', ocr_channels=4)
+    for key in ('num_convs', 'concat_input'):
+        second.pop(key, None)
+    cfg.model.update(type='CascadeEncoderDecoder', num_stages=2, decode_head=[first, second])
+    cfg.dump(tiny_config.with_name('cascade.py'))
+    return tiny_config.with_name('cascade.py')
+
+
+@MODELS.register_module()
+class DeafHead(FCNHead):
+    """It has a conv_seg, as all have, but another classifier."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.own = torch.nn.Conv2d(self.channels, self.num_classes, 1)
+
+    def cls_seg(self, feat):
+        return self.own(feat)
+
+
+@pytest.mark.parametrize('kind', ['supervised', 'semi', 'cascade'])
+def test_biases_move_by_wanted_over_found(kind, tiny_config, tmp_path, monkeypatch, capsys):
+    write = dict(semi=write_semi_config, cascade=write_cascade).get(kind, lambda path: path)
+    path, bias = write(tiny_config), 'decode_head.conv_seg.bias'
+    keys = dict(semi={'student': f'student.{bias}', 'teacher': f'teacher.{bias}'},
+                cascade={'': 'decode_head.1.conv_seg.bias'}).get(kind, {'': bias})
     cfg, source, out = read_config(str(path)), tmp_path / 'it.pth', tmp_path / 'out.pth'
     before = save(cfg, source)
     run(monkeypatch, path, source, out, '--frequencies', *WANTED, '--batches', 3)
@@ -56,19 +85,18 @@ def test_biases_move_by_wanted_over_found(semi, tiny_config, tmp_path, monkeypat
     said = capsys.readouterr().out
     old, new = before.state_dict(), after.state_dict()
     changed = {key for key in old if not torch.equal(old[key], new[key])}
-    names = ('student', 'teacher') if semi else ('', )
-    assert changed == {f'{name}.decode_head.conv_seg.bias'.lstrip('.') for name in names}
+    assert changed == set(keys.values())
     wanted = torch.tensor(WANTED)
-    for name in names:
+    for name, key in keys.items():
         network = getattr(before, name) if name else before
         found = mean_probability(network, before, cfg, 3)
         assert f'{100 * found[0]:.2f}' in said
-        key = f'{name}.decode_head.conv_seg.bias'.lstrip('.')
         shift = (wanted / found).log()
         torch.testing.assert_close(new[key] - old[key], shift - shift.mean(), rtol=1e-4, atol=1e-5)
         better = mean_probability(getattr(after, name) if name else after, after, cfg, 3)
         assert (better - wanted).abs().max() < 0.5 * (found - wanted).abs().max()
-    assert torch.load(out, weights_only=True)['meta'] == dict(iter=7)
+    meta = torch.load(out, weights_only=True)['meta']['dataset_meta']
+    assert meta['classes'] == training_loader(cfg).dataset.metainfo['classes']
 
 
 def test_frequencies_of_the_config_are_the_default(tiny_config, tmp_path, monkeypatch):
@@ -96,6 +124,19 @@ def test_wrong_use_is_refused(arguments, words, tiny_config, tmp_path, monkeypat
         run(monkeypatch, tiny_config, source, out, *arguments)
     assert stop.value.code == 2 and words in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_head_that_predicts_by_something_else_is_refused(
+        tiny_config, tmp_path, monkeypatch, capsys):
+    cfg = Config.fromfile(tiny_config)
+    cfg.model.decode_head.type = 'DeafHead'
+    cfg.dump(tmp_path / 'deaf.py')
+    save(cfg, tmp_path / 'it.pth')
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path / 'deaf.py', tmp_path / 'it.pth', tmp_path / 'out.pth',
+            '--frequencies', *WANTED)
+    assert 'DeafHead predicts by more than its classifier' in capsys.readouterr().err
+    assert not (tmp_path / 'out.pth').exists()
 
 
 def test_nothing_is_overwritten_and_query_heads_are_refused(

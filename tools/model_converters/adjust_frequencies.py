@@ -8,10 +8,8 @@ Saerens et al., Neural Computation 2002). In a checkpoint of student and teacher
 """
 
 import argparse
-import io
-import pickle
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -20,54 +18,66 @@ from mmengine.utils import track_iter_progress
 from prettytable import PrettyTable
 from torch import Tensor
 
-from mmseg_reco.engine.checkpoint import AtomicLocalBackend, load_local, to_plain
+from mmseg_reco.engine.checkpoint import save_atomically, to_plain
 from mmseg_reco.engine.launch import add_override_arguments
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models.segmentors.distribution_alignment import DistributionAlignment
 
+#: A network, and its classifier of pixels.
+Network = tuple[nn.Module, nn.Module]
 
-def classifiers(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """The networks of a model, each with the name of its classifier's bias in the checkpoint.
+
+def networks_of(model: nn.Module) -> dict[str, Network]:
+    """The networks of a model by name, each with its classifier of pixels.
 
     Raises:
-        ValueError: A head has no classifier of pixels with a logit for each class.
+        ValueError: A head has none.
     """
     found = {}
-    keys = {id(value): key for key, value in model.named_parameters()}
     for name in ('student', 'teacher') if hasattr(model, 'teacher') else ('network', ):
         network = getattr(model, name, model)
-        head = (getattr(network, 'heads', None) or [network.decode_head])[-1]
-        if getattr(head, 'out_channels', 0) != head.num_classes or not hasattr(head, 'conv_seg'):
+        heads = getattr(network, 'heads', network.decode_head)
+        head = heads[-1] if isinstance(heads, (list, nn.ModuleList)) else heads
+        classifier = getattr(head, 'conv_seg', None)
+        bias = getattr(classifier, 'bias', None)
+        if bias is None or len(bias) != head.num_classes:
             raise ValueError(f'{type(head).__name__} has no classifier of pixels (conv_seg) with a '
-                             'logit for each class, whose biases could be adjusted')
-        found[name] = network, keys[id(head.conv_seg.bias)]
+                             'bias for each class')
+        found[name] = network, classifier
     return found
 
 
+def images_of(model: nn.Module, batch: dict) -> Tensor:
+    """Images (B, 3, H, W) of a training batch: where it has unlabelled ones, those."""
+    images = model.data_preprocessor(batch, True)['inputs']
+    return images['unsup'] if isinstance(images, dict) else images
+
+
+def logits_of(network: nn.Module, images: Tensor) -> Tensor:
+    """The stock prediction, (B, C, H, W), float32."""
+    size = tuple(images.shape[-2:])
+    metas = [dict(img_shape=size, pad_shape=size)] * len(images)
+    return network.encode_decode(images, metas).float()
+
+
 @torch.no_grad()
-def measure(model: nn.Module, batches: Iterable[dict],
+def measure(networks: dict[str, Network], batches: Iterable[Tensor],
             wanted: Sequence[float]) -> dict[str, DistributionAlignment]:
-    """How often each network of a model finds the classes.
+    """How often each network finds the classes.
 
     Args:
-        model: In evaluation mode.
-        batches: Of training; where they have unlabelled images, those.
+        networks: In evaluation mode, by name.
+        batches: Images, as the model takes them. Shape (B, 3, H, W) each.
         wanted: Frequency of each class, > 0, up to a common factor.
 
     Returns:
         Of each network, its frequencies beside the wanted ones.
     """
-    networks = {name: network for name, (network, _) in classifiers(model).items()}
-    device = next(model.parameters()).device
-    align = {name: DistributionAlignment(network.num_classes, wanted, momentum=0.).to(device)
-             for name, network in networks.items()}
-    for batch in batches:
-        images = model.data_preprocessor(batch, True)['inputs']
-        images = images['unsup'] if isinstance(images, dict) else images
-        size = tuple(images.shape[-2:])
-        metas = [dict(img_shape=size, pad_shape=size)] * len(images)
-        for name, network in networks.items():
-            align[name].observe(network.encode_decode(images, metas).float().softmax(1))
+    align = {name: DistributionAlignment(network.num_classes, wanted, momentum=0.).to(
+        classifier.bias.device) for name, (network, classifier) in networks.items()}
+    for images in batches:
+        for name, (network, _) in networks.items():
+            align[name].observe(logits_of(network, images).softmax(1))
     return align
 
 
@@ -75,6 +85,28 @@ def adjustment(align: DistributionAlignment) -> Tensor:
     """What is added to the logits (C,), of mean 0."""
     shift = align.target.log() - align.found.clamp_min(1e-6).log()
     return shift - shift.mean()
+
+
+@torch.no_grad()
+def adjust(networks: dict[str, Network], align: dict[str, DistributionAlignment],
+           images: Tensor) -> None:
+    """Add the adjustment to the biases of each network.
+
+    Args:
+        networks: In evaluation mode, by name.
+        align: Of each network, from :func:`measure`.
+        images: For a check that its predictions follow. Shape (B, 3, H, W).
+
+    Raises:
+        ValueError: They do not: the head predicts by something else.
+    """
+    for name, (network, classifier) in networks.items():
+        shift = adjustment(align[name])
+        expected = logits_of(network, images) + shift[:, None, None]
+        classifier.bias += shift
+        if not torch.allclose(logits_of(network, images), expected, rtol=1e-3, atol=1e-3):
+            raise ValueError(f'{type(network.decode_head).__name__} predicts by more than its '
+                             'classifier of pixels (conv_seg), whose biases cannot adjust it')
 
 
 def table_of(classes: Sequence[str], align: DistributionAlignment) -> PrettyTable:
@@ -118,28 +150,26 @@ def main() -> None:
         if wanted is None or isinstance(wanted, str):
             raise ValueError('the config has no list of frequencies: give --frequencies')
         model = load_model(cfg, args.checkpoint, args.trust_checkpoint).eval()
-        biases = {name: key for name, (_, key) in classifiers(model).items()}
+        networks = networks_of(model)
         loader = training_loader(cfg)
         classes = loader.dataset.metainfo['classes']
         if len(wanted) != len(classes) or min(wanted) <= 0:
             raise ValueError(f'there are {len(classes)} classes, and each needs a frequency > 0: '
                              f'got {wanted}')
-        batches = islice(training_batches(cfg, loader), args.batches)
-        align = measure(model, track_iter_progress((batches, args.batches)), wanted)
-        checkpoint = load_local(args.checkpoint, 'cpu', args.trust_checkpoint)
-    except (AssertionError, OSError, ValueError, pickle.UnpicklingError) as error:
+        batches = (images_of(model, batch) for batch in training_batches(cfg, loader))
+        first = next(batches)
+        looked_at = chain([first], islice(batches, args.batches - 1))
+        align = measure(networks, track_iter_progress((looked_at, args.batches)), wanted)
+        adjust(networks, align, first)
+    except (AssertionError, OSError, ValueError) as error:
         parser.error(str(error))
 
-    state = dict(checkpoint['state_dict'])
-    for name, key in biases.items():
-        print(f'\n{name}\n{table_of(classes, align[name])}')
-        state[key] = state[key] + adjustment(align[name]).to(state[key])
-    meta = checkpoint.get('meta') or {}
-    meta = {key: to_plain(meta[key], key) for key in ('dataset_meta', 'iter') if key in meta}
-    buffer = io.BytesIO()
-    torch.save(dict(meta=meta, state_dict=state), buffer)
+    for name, found in align.items():
+        print(f'\n{name}\n{table_of(classes, found)}')
+    checkpoint = dict(meta=dict(dataset_meta=to_plain(loader.dataset.metainfo, 'dataset_meta')),
+                      state_dict=model.state_dict())
     try:
-        AtomicLocalBackend().put(buffer.getbuffer(), args.out)
+        save_atomically(checkpoint, args.out)
     except OSError as error:
         parser.error(f'{args.out} could not be written: {(error.__cause__ or error).strerror}')
     print(f'Adjusted: {args.out}')

@@ -2,16 +2,19 @@
 """Take the teacher out of a checkpoint: a plain checkpoint, and config, of stock mmseg."""
 
 import argparse
-import io
 import pickle
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
-from mmseg_reco.engine.checkpoint import AtomicLocalBackend, check_fits, load_local
+from mmseg_reco.engine.checkpoint import (
+    AtomicLocalBackend,
+    check_fits,
+    load_local,
+    save_atomically,
+)
 from mmseg_reco.engine.config_check import own_types
 from mmseg_reco.engine.export import plain_checkpoint, plain_config
 
@@ -73,9 +76,7 @@ def main() -> None:
     except (OSError, ValueError, pickle.UnpicklingError) as error:
         parser.error(str(error))
     try:
-        buffer = io.BytesIO()
-        torch.save(plain, buffer)
-        AtomicLocalBackend().put(buffer.getbuffer(), args.out)
+        save_atomically(plain, args.out)
         if cfg:
             AtomicLocalBackend().put_text(cfg.pretty_text, config_out)
     except OSError as error:
