@@ -184,18 +184,19 @@ class _SampledContrast(torch.autograd.Function):
                                   active[classes], temperature))
             done += len(pixels)
         losses, slopes = (torch.cat(part) for part in zip(*parts, strict=True))
-        ctx.save_for_backward(embeddings, queries, slopes)
+        ctx.save_for_backward(queries, slopes)
+        ctx.like = torch.empty_like(embeddings, device='meta')  # layout and dtype, without memory
         return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        embeddings, queries, slopes = ctx.saved_tensors
+        queries, slopes = ctx.saved_tensors
         # In the precision of the loss, since a pixel may be drawn often; in the given layout.
-        total = torch.zeros_like(embeddings, dtype=slopes.dtype)
+        total = torch.zeros_like(ctx.like, dtype=slopes.dtype, device=slopes.device)
         total.permute(0, 2, 3, 1).index_put_(
-            places(queries, *embeddings.shape[2:]), grad[:, :, None] * slopes, accumulate=True)
-        return total.to(embeddings.dtype), None, None, None, None, None
+            places(queries, *total.shape[2:]), grad[:, :, None] * slopes, accumulate=True)
+        return total.to(ctx.like.dtype), None, None, None, None, None
 
 
 def sampled_contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor,
