@@ -59,9 +59,10 @@ class DistributionAlignment(nn.Module):
             return
         classes = len(self.target)
         known = (labels >= 0) & (labels < classes)
-        counts = self.target.new_zeros(classes + 1).index_add_(
-            0, labels.where(known, classes).flatten(), known.flatten().to(self.target.dtype))
-        self._move(self.target, counts[:classes], 0, 0.)
+        # In integers: a float32 count stays at 2^24.
+        counts = labels.new_zeros(classes + 1).index_add_(
+            0, labels.where(known, classes).flatten(), known.flatten().to(labels.dtype))
+        self._move(self.target, counts[:classes].to(self.target.dtype), 0, 0.)
 
     @torch.no_grad()
     def observe(self, probs: Tensor) -> None:

@@ -63,6 +63,15 @@ def test_batches_without_labels_and_classes_never_labelled_do_no_harm():
     assert aligned.isfinite().all() and aligned[:, 2].max() < 1e-4
 
 
+def test_large_batches_are_counted_to_the_last_pixel():
+    """In float32 a count stays at 2^24."""
+    align = DistributionAlignment(2, 'labeled')
+    labels = torch.zeros(1, 5, 2**22, dtype=torch.long)
+    labels[:, 0, :2**20] = 1
+    align.count(labels)
+    torch.testing.assert_close(align.target, torch.tensor([0.95, 0.05]))
+
+
 @pytest.mark.parametrize('target, message', [
     ('labels', "'labeled' or a list.*'labels'"),
     ([1., 1.], 'needs 4 positive numbers'),
