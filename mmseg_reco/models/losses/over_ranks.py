@@ -4,6 +4,7 @@
 Every function here is a collective: all ranks must call it in every step, whatever their batch
 holds. With one process it costs nothing.
 """
+import torch
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor
 
@@ -24,4 +25,5 @@ def mean_count(count: Tensor) -> Tensor:
     Returns:
         Tensor: The mean count of all ranks; positive, also where no rank has a pixel.
     """
-    return summed_over_ranks(count).clamp_min(1) / get_world_size()
+    total = summed_over_ranks(count)
+    return torch.where(total > 0, total, 1) / get_world_size()

@@ -35,7 +35,6 @@ def region_class_consistency(class_logits: Tensor, class_probs: Tensor, match: T
                                 no_object_weight * unmatched)[:, :, 0]
     weight = weight * exists.any(1, keepdim=True)
     divergence = F.kl_div(log_probs, target, reduction='none').sum(2)
-    # A matched query weighs 1, so the sum is 0 or at least 1, and `mean_count` does not clamp it.
     return (weight * divergence).sum() / mean_count(weight.sum())
 
 

@@ -25,7 +25,7 @@ def loop_loss(logits, labels, confidence, threshold, average, weight_by='image',
             label = int(image_labels[y, x])
             terms.append(weight * class_weight[label] * (normaliser - scores[label]))
             weights.append(class_weight[label] if average == 'valid' or terms[-1] > 0 else 0)
-    return sum(terms) / max(sum(weights), 1)
+    return sum(terms) / (sum(weights) or 1)
 
 
 def make_batch():
@@ -43,7 +43,8 @@ def make_batch():
 
 @pytest.mark.parametrize('average', ['valid', 'positive'])
 @pytest.mark.parametrize('weight_by', ['image', 'pixel'])
-@pytest.mark.parametrize('class_weight', [(1, 1, 1, 1), (0.5, 0.25, 4, 2)])
+@pytest.mark.parametrize('class_weight', [(1, 1, 1, 1), (0.5, 0.25, 4, 2),
+                                          (1e-3, 2e-3, 3e-3, 4e-3)])
 def test_equals_the_loop(average, weight_by, class_weight):
     logits, labels, confidence = make_batch()
     logits[0, :, 0, 0] /= 10  # the loop's exp overflows at 800
