@@ -73,6 +73,20 @@ def stack_labels(data_samples: SampleList, name: str = 'gt_sem_seg') -> Tensor:
     return torch.cat([getattr(sample, name).data for sample in data_samples])
 
 
+def check_names(losses: Iterable[nn.Module]) -> None:
+    """Refuse two losses of one name, of which only the last would count."""
+    names = [loss.loss_name for loss in losses]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f'two losses have the name {", ".join(twice)}: give each a loss_name of '
+                         'its own, which must contain "loss"')
+
+
+def no_loss(embeddings: Tensor) -> Tensor:
+    """A 0 that gives the projector a gradient, for which DDP waits."""
+    return 0 * embeddings.sum()
+
+
 def dense_losses(modules: Iterable[nn.Module], embeddings: Tensor, labels: Tensor,
                  probs: Tensor) -> dict[str, Tensor]:
     """Call losses on representations, at the representations' resolution.

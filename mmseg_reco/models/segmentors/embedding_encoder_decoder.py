@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
 from collections.abc import Sequence
 
+import torch
 import torch.nn as nn
 from mmengine.logging import print_log
 from mmseg.models import CascadeEncoderDecoder, EncoderDecoder
@@ -15,7 +16,14 @@ from ..heads import FeatureTap, class_logits, default_tap
 from ..losses import RegionLoss
 from ..losses.over_ranks import mean_count
 from ..regions import RegionPrediction, resize_maps
-from .dense import DenseOutput, dense_losses, drop_channels, stack_labels
+from .dense import (
+    DenseOutput,
+    check_names,
+    dense_losses,
+    drop_channels,
+    no_loss,
+    stack_labels,
+)
 
 
 def cross_entropy_of_labels(pred: Tensor,
@@ -35,7 +43,9 @@ def cross_entropy_of_labels(pred: Tensor,
         avg_factor = label != ignore_index
         if class_weight is not None:
             avg_factor = class_weight[label.where(avg_factor, 0)] * avg_factor
-        avg_factor = mean_count(avg_factor.sum())
+        # Under autocast the weights may be bfloat16, in which a sum stops growing early.
+        exact = torch.promote_types(avg_factor.dtype, torch.float32)
+        avg_factor = mean_count(avg_factor.sum(dtype=exact))
     return cross_entropy(pred, label, weight, class_weight, reduction, avg_factor, ignore_index)
 
 
@@ -81,7 +91,8 @@ class EmbeddingMixin:
         **kwargs: Of the stock class.
 
     Raises:
-        ValueError: If a loss compares regions with a teacher's, or the head has no such tap.
+        ValueError: If a loss compares regions with a teacher's, two have one name, or the head has
+            no such tap.
     """
 
     def __init__(self,
@@ -95,6 +106,7 @@ class EmbeddingMixin:
         if avg_non_ignore:
             average_over_labels(self)
         self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
+        check_names(self.losses)
         for loss in self.losses:
             if isinstance(loss, RegionLoss):
                 raise ValueError(f'{type(loss).__name__} compares with a teacher, which '
@@ -244,6 +256,8 @@ class EmbeddingMixin:
             losses.update(
                 dense_losses(self.losses, dense.embeddings, stack_labels(data_samples),
                              self.probabilities(dense)))
+        elif dense.embeddings is not None:
+            losses['loss_projector'] = no_loss(dense.embeddings)
         return losses
 
 
@@ -256,6 +270,6 @@ class EmbeddingEncoderDecoder(EmbeddingMixin, EncoderDecoder):
 class EmbeddingCascadeEncoderDecoder(EmbeddingMixin, CascadeEncoderDecoder):
     """A stock cascade (OCRNet, PointRend) with a representation head; see :class:`EmbeddingMixin`.
 
-    Representations and pseudo-labels are those of the last head with a map: OCRNet's second, and
-    PointRend's first, since its second refines points.
+    Representations are those of the last head with a map: OCRNet's second, and PointRend's first,
+    since its second refines points. Pseudo-labels are the stock prediction, PointRend's refined.
     """

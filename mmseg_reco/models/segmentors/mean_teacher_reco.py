@@ -7,7 +7,7 @@ from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor
 
 from ..preprocess import PseudoBatch
-from .dense import DenseOutput, stack_labels
+from .dense import DenseOutput, check_names, stack_labels
 from .semi_base import SemiBaseSegmentor
 
 
@@ -63,6 +63,7 @@ class MeanTeacherReCo(SemiBaseSegmentor):
             strong_augments=strong_augments,
             **kwargs)
         self.loss_unsup = MODELS.build(loss_unsup)
+        check_names([*self.losses, self.loss_unsup])
         self.self_label_threshold = self.probability('self_label_threshold')
         self.feature_dropout = self.probability('feature_dropout')
         self.feature_weight: float = self.semi_train_cfg['feature_weight']

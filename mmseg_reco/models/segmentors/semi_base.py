@@ -22,9 +22,9 @@ from mmseg.utils import (
 from torch import Tensor
 
 from ..losses import RegionLoss
-from ..preprocess import PseudoBatch
+from ..preprocess import IGNORE_INDEX, PseudoBatch
 from ..regions import RegionPrediction, RegionTarget, region_target
-from .dense import DenseOutput, dense_losses, stack_labels
+from .dense import DenseOutput, check_names, dense_losses, no_loss, stack_labels
 from .distribution_alignment import DistributionAlignment
 from .query_encoder_decoder import QUERY_HEADS
 
@@ -78,7 +78,8 @@ class SemiBaseSegmentor(BaseSegmentor):
             - ``supervise_both_halves`` (False): given labels of the unlabelled half join the
               supervised loss, too, where its strong views have them and their neighbours (after
               the burn-in). For few given pixels, of which a step otherwise sees half as many as
-              one without a teacher; the published code does not do it.
+              one without a teacher; the published code does not do it. Not for PIDHead, which
+              learns edges, too.
             - ``burn_in`` (0): iterations with labelled data alone.
             - ``ramp_up`` (0): iterations after them in which the weight of all that is learned
               without labels grows from 0 to 1, in a line.
@@ -90,8 +91,9 @@ class SemiBaseSegmentor(BaseSegmentor):
         init_cfg (dict, optional): Initialisation.
 
     Raises:
-        ValueError: If ``segmentor`` is of another type, or ``semi_train_cfg`` has a key that
-            the method does not know or a value out of its range.
+        ValueError: If ``segmentor`` is of another type, its head ignores another label than 255,
+            two losses have one name, or ``semi_train_cfg`` has a key that the method does not
+            know or a value out of its range.
     """
 
     #: Keys of ``semi_train_cfg`` and their defaults.
@@ -134,6 +136,9 @@ class SemiBaseSegmentor(BaseSegmentor):
         if has_queries and projector is not None:
             raise ValueError(f'{head} has no place for a projector: losses on representations read '
                              'the map of its pixel decoder. Remove model.projector.')
+        if head == 'PIDHead' and (semi_train_cfg or {}).get('supervise_both_halves'):
+            raise ValueError('PIDHead learns edges, which nobody draws in mixed images: remove '
+                             'model.semi_train_cfg.supervise_both_halves')
         if has_queries:
             segmentor['type'] = 'QueryEncoderDecoder'
         else:
@@ -143,6 +148,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.teacher = MODELS.build(copy.deepcopy(segmentor))
         self.teacher.requires_grad_(False)
         self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
+        check_names(self.losses)
         self.region_losses = [loss for loss in self.losses if isinstance(loss, RegionLoss)]
         self.pixel_losses = [loss for loss in self.losses if not isinstance(loss, RegionLoss)]
 
@@ -191,6 +197,12 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.align = None if frequencies is None else DistributionAlignment(
             self.num_classes, frequencies)
         self.ignore_index = self.student.heads[-1].ignore_index
+        if self.ignore_index != IGNORE_INDEX or self.num_classes > IGNORE_INDEX:
+            raise ValueError(
+                f'pseudo-labels are in [0, {IGNORE_INDEX - 1}], and {IGNORE_INDEX} is ignored, but '
+                f'{head} has {self.num_classes} classes and ignore_index={self.ignore_index}: give '
+                f'every head and loss ignore_index={IGNORE_INDEX}, and the masks at most '
+                f'{IGNORE_INDEX} classes')
         self.align_corners = self.student.align_corners
         self.diagnostics: dict[str, Tensor] = dict()
 
@@ -235,8 +247,8 @@ class SemiBaseSegmentor(BaseSegmentor):
         if weight == 0:
             labeled = self.student.forward_dense(inputs['sup'])
             losses = self.supervised_losses(labeled, data_samples['sup'])
-            if labeled.embeddings is not None:  # DDP waits for a gradient of the projector, too
-                losses['loss_burn_in'] = 0 * labeled.embeddings.sum()
+            if labeled.embeddings is not None:
+                losses['loss_burn_in'] = no_loss(labeled.embeddings)
             return losses
         supervised, unsupervised = self.step(inputs, data_samples)
         return {**supervised, **{name: weight * loss for name, loss in unsupervised.items()}}
@@ -373,6 +385,8 @@ class SemiBaseSegmentor(BaseSegmentor):
 
     def resize(self, maps: Tensor, like: Tensor) -> Tensor:
         """Maps (B, C, h, w) at the size (H, W) of another tensor."""
+        if maps.shape[-2:] == like.shape[-2:]:
+            return maps
         return resize(maps, like.shape[-2:], mode='bilinear', align_corners=self.align_corners)
 
     def forward_student(self, labeled: Tensor, unlabeled: Tensor, perturbed: Tensor | None = None,
@@ -430,7 +444,8 @@ class SemiBaseSegmentor(BaseSegmentor):
                              self.student.probabilities(student)))
         if self.region_losses:
             regions = self.match_regions(student.split(len(labels))[1], teacher, weak, strong)
-            losses.update({loss.loss_name: loss(*regions) for loss in self.region_losses})
+            unread = no_loss(student.embeddings)  # by terms of masks alone
+            losses.update({loss.loss_name: loss(*regions) + unread for loss in self.region_losses})
         return losses
 
     def trusted(self, batch: PseudoBatch) -> Tensor:

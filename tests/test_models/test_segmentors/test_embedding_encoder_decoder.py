@@ -81,6 +81,25 @@ def test_every_parameter_gets_a_gradient():
     assert all(p.grad.abs().sum() > 0 for p in ours.projector.layers[0].conv.parameters())
 
 
+def test_a_projector_without_losses_gets_a_gradient():
+    """A zero one, for which DDP waits: what is left of a config with ReCo and ``losses=[]``."""
+    ours = build(segmentor_config(), type='EmbeddingEncoderDecoder', projector=dict())
+    losses = ours.loss(*batch())
+    loss, _ = ours.parse_losses(losses)
+    loss.backward()
+    assert loss == losses['decode.loss_ce'] > 0
+    assert not any(p.grad.any() for p in ours.projector.parameters())
+
+
+def test_losses_of_one_name_are_refused():
+    losses = [dict(type='ReCoLoss'), dict(type='ReCoLoss', temperature=0.1)]
+    with pytest.raises(ValueError, match='two losses have the name loss_reco.*loss_name'):
+        build(segmentor_config(), type='EmbeddingEncoderDecoder', losses=losses)
+    losses[1].update(loss_name='loss_reco_cold')
+    assert build(segmentor_config(), type='EmbeddingEncoderDecoder', losses=losses).loss(
+        *batch()).keys() >= {'loss_reco', 'loss_reco_cold'}
+
+
 def test_losses_see_representations_nearest_labels_and_probabilities():
     inputs, samples = batch()
     model = build(
@@ -127,6 +146,12 @@ def test_class_weights_and_ignored_pixels(class_weight):
         0.5 * F.cross_entropy(
             logits, labels, ignore_index=255,
             weight=class_weight and torch.tensor(class_weight, dtype=torch.float64)))
+    few = torch.full_like(labels, 255)
+    few[0, 0, :3] = torch.tensor([0, 1, 2])
+    weight = class_weight and torch.tensor(class_weight, dtype=torch.float64) / 100
+    torch.testing.assert_close(  # weights that add up to less than 1
+        cross_entropy_of_labels(logits, few, class_weight=weight, ignore_index=255),
+        F.cross_entropy(logits, few, weight=weight, ignore_index=255), rtol=1e-5, atol=0)
     labels = torch.full_like(labels, 255)
     assert cross_entropy_of_labels(logits, labels, ignore_index=255) == 0
 

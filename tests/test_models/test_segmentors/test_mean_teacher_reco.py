@@ -280,11 +280,23 @@ def test_degenerate_batches_are_finite(labels):
     assert all(p.grad.isfinite().all() for p in model.student.parameters())
 
 
+def with_head(**changes):
+    config = segmentor_config()
+    config.decode_head.update(changes)
+    return config
+
+
 @pytest.mark.parametrize('argument, message', [
     (dict(semi_train_cfg=dict(weak_treshold=0.7)), 'weak_treshold.*weak_threshold'),
     (dict(semi_train_cfg=dict(weak_threshold=7)), 'weak_threshold.*7'),
     (dict(segmentor=dict(type='MultimodalEncoderDecoder')), 'MultimodalEncoderDecoder'),
     (dict(segmentor=dict(type='EmbeddingEncoderDecoder')), 'MeanTeacherReCo itself'),
+    (dict(losses=[dict(type='ReCoLoss')] * 2), 'two losses have the name loss_reco'),
+    (dict(losses=[dict(type='ReCoLoss', loss_name='loss_unsup')]), 'the name loss_unsup'),
+    (dict(segmentor=with_head(ignore_index=0)), 'FCNHead has 4 classes and ignore_index=0'),
+    (dict(segmentor=with_head(num_classes=256)), '256 classes.*at most 255'),
+    (dict(segmentor=with_head(type='PIDHead'), semi_train_cfg=dict(supervise_both_halves=True)),
+     'PIDHead learns edges.*supervise_both_halves'),
 ])
 def test_bad_configs_are_refused(argument, message):
     with pytest.raises(ValueError, match=message):

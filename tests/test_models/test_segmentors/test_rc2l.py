@@ -66,6 +66,17 @@ def test_per_pixel_heads_mix_regional_contrast_with_region_terms(type):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.student.parameters())
 
 
+@pytest.mark.parametrize('terms', [['rmc'], ['rfc'], ['smc'], ['rmc', 'smc']])
+@pytest.mark.parametrize('type', ['RC2L', 'MeanTeacherReCo'])
+def test_every_parameter_gets_a_gradient_from_any_term(type, terms):
+    """The projector, too, which RMC and SMC do not read: DDP waits for it."""
+    model = build(segmentor_config(), type, losses=[TERMS[term] for term in terms],
+                  semi_train_cfg=dict(weak_threshold=0.3))
+    losses, _ = step(model)
+    assert all(losses[f'loss_{term}'] > 0 for term in terms)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.student.parameters())
+
+
 def test_deeplabv3plus_trains_with_reco_rfc_and_smc():
     config = segmentor_config()
     config.backbone.update(num_stages=4, strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1),
