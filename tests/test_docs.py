@@ -392,6 +392,21 @@ def test_python(page: str, examples: Path, monkeypatch: pytest.MonkeyPatch) -> N
             exec(compiled, namespace)
 
 
+def test_short_schedule_is_that_of_the_results(
+        examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of docs/your_model.md has the figures of the config that it names."""
+    monkeypatch.chdir(examples)
+    figures = []
+    for cfg in Config.fromfile('my_short_reco.py'), load('deeplabv3plus_m-v2_camvid_semi-20'):
+        teacher, = (hook for hook in cfg.custom_hooks if hook.type == 'MeanTeacherHook')
+        figures.append((
+            cfg.model.semi_train_cfg, cfg.model.losses[0].loss_weight,
+            cfg.model.loss_unsup.loss_weight, cfg.train_dataloader.sampler.burn_in,
+            teacher.momentum, cfg.train_cfg.max_iters, cfg.train_cfg.val_interval,
+            cfg.param_scheduler))
+    assert figures[0] == figures[1]
+
+
 def test_losses_of_add_a_loss(examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code of docs/add_a_loss.md: its own tests, and a step of a model with its config."""
     monkeypatch.chdir(examples)
