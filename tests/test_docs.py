@@ -27,9 +27,9 @@ import torch
 import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from mmengine.config import Config
-from mmseg.registry import MODELS
-from test_configs import expand, load
+from mmengine.config import Config, DictAction
+from mmseg.registry import HOOKS, MODELS
+from test_configs import STOCK, expand, load
 from tiny_segmentor import make_batch, segmentor_config
 
 from mmseg_reco.datasets.demo_scenes import prepare
@@ -246,7 +246,18 @@ def check_tool(tool: str, words: list[str], examples: Path) -> None:
         cfg = Config.fromfile(config)
         check_options(options, cfg)
         cfg.merge_from_dict(options)
-        check_config(cfg)
+        check_built(cfg)
+
+
+def check_built(cfg: Config) -> None:
+    """Check the settings of a config, and build what they are of."""
+    check_config(cfg)
+    if 'Mask' in str(cfg.model):
+        pytest.importorskip('mmdet', reason='query heads need mmdet')
+    with torch.device('meta'):
+        MODELS.build(cfg.model)
+    for hook in cfg.get('custom_hooks') or ():
+        HOOKS.build(hook)
 
 
 def check_command(command: list[str], examples: Path) -> None:
@@ -338,18 +349,28 @@ def test_settings_in_the_text_are_arguments(page: str) -> None:
 
 @pytest.mark.parametrize('page', ['docs/benchmark.md', 'docs/configs.md', 'docs/faq.md'])
 def test_keys_in_the_text_are_settings(page: str) -> None:
-    """Inline code such as ``model.losses.0.loss_weight``, tried on a config that has them all."""
-    base, found = load('deeplabv3plus_r101_voc_semi-60'), 0
+    """Inline code such as ``model.losses.0.loss_weight``, tried on a config that has them all.
+
+    With values, such as ``model.mix.type=CutMix``, they are built, on the five lines, too.
+    """
+    base, five_lines = load('deeplabv3plus_r101_voc_semi-60'), load(STOCK)
+    found = 0
     for token in inline_of(page):
-        for key, value in re.findall(
-                r'(?<!\S)((?:model|\w+_dataloader|custom_hooks|train_cfg|param_scheduler)[\w.]+)(=\S+)?',
-                token.content if token.type == 'code_inline' else ''):
-            cfg, found = copy.deepcopy(base), found + 1
+        settings = re.findall(
+            r'(?<!\S)((?:model|\w+_dataloader|custom_hooks|train_cfg|param_scheduler)[\w.]+)(=\S+)?',
+            token.content if token.type == 'code_inline' else '')
+        for key, _ in settings:
             *parents, last = key.split('.')
             if parents[-1:] == ['semi_train_cfg']:
                 assert last in MeanTeacherReCo.train_defaults, f'{page}: {key}'
-            cfg.merge_from_dict({key: value[1:] or 1})
-            check_config(cfg)
+        complete = all(value for _, value in settings)
+        for config in [base, five_lines] if complete else [base]:
+            if settings:
+                cfg, found = copy.deepcopy(config), found + 1
+                cfg.merge_from_dict({
+                    key: DictAction._parse_iterable(value[1:]) if value else 1
+                    for key, value in settings})
+                (check_built if complete else check_config)(cfg)
     assert found
 
 
@@ -383,13 +404,24 @@ def test_python(page: str, examples: Path, monkeypatch: pytest.MonkeyPatch) -> N
             continue
         if block.is_config:
             cfg = load_example(block, examples)
-            check_config(cfg)
-            if 'Mask' in str(cfg.model):
-                pytest.importorskip('mmdet', reason='query heads need mmdet')
-            with torch.device('meta'):
-                MODELS.build(cfg.model)
+            check_built(cfg)
         else:
             exec(compiled, namespace)
+
+
+def test_short_schedule_is_that_of_the_results(
+        examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of docs/your_model.md has the figures of the config that it names."""
+    monkeypatch.chdir(examples)
+    figures = []
+    for cfg in Config.fromfile('my_short_reco.py'), load('deeplabv3plus_m-v2_camvid_semi-20'):
+        teacher, = (hook for hook in cfg.custom_hooks if hook.type == 'MeanTeacherHook')
+        figures.append((
+            cfg.model.semi_train_cfg, cfg.model.losses[0].loss_weight,
+            cfg.model.loss_unsup.loss_weight, cfg.train_dataloader.sampler.burn_in,
+            teacher.momentum, cfg.train_cfg.max_iters, cfg.train_cfg.val_interval,
+            cfg.param_scheduler))
+    assert figures[0] == figures[1]
 
 
 def test_losses_of_add_a_loss(examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,7 @@ EXAMPLES = dict(
     three_towns=(('ce', ), [2, 2, 2], [4, 4, 4]),
     three_pools=(('ce', ), [2], [4, 7, 5]),
     harbour_reco=(('ce', ), [2, 2, 2], [4, 4, 4]),
+    my_view_reco=(('ce', ), [2], [4]),
     hard_pixels_reco=(('ce', 'lovasz'), [2], [4]),
     dice_reco=(('ce', 'dice'), [2], [4]),
     cloud_reco=(('ce', ), [2], [4]),

@@ -9,7 +9,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from mmseg.registry import MODELS
+from mmseg.registry import DATASETS, MODELS
+
+from mmseg_reco.datasets.checks import quick_check
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -28,7 +30,8 @@ def example(tmp_path, monkeypatch):
         image = mask[..., None] * 80 + generator.integers(0, 40, (70, 90, 3))
         cv2.imwrite(str(tmp_path / f'my_data/masks/image {i}.png'), mask)
         cv2.imwrite(str(tmp_path / f'my_data/images/image {i}.png'), image.astype(np.uint8))
-    for name, images in (('labeled', (0, 1)), ('unlabeled', (2, 3, 4)), ('val', (5, ))):
+    for name, images in dict(labeled=(0, 1), unlabeled=(2, 3, 4), train=(0, 1, 2, 3, 4),
+                             val=(5, )).items():
         (tmp_path / f'my_data/{name}.txt').write_text('\n'.join(f'image {i}' for i in images))
     data, reco = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
     (tmp_path / 'my_data.py').write_text(data.replace('(512, 512)', '(64, 64)'))
@@ -55,3 +58,25 @@ def test_own_data_and_five_lines_take_a_step(example):
     with torch.no_grad():
         result, = model.eval().val_step(batch)
     assert result.pred_sem_seg.shape == (70, 90)
+
+
+def test_partial_labels_of_own_data(example):
+    """The recipe below the five lines: all training images, and none of validation."""
+    call, = re.findall(r'`(dict\(type=.PartialLabelDataset.*?\))`', README)
+    base = Config.fromfile('my_data.py')
+    data = eval(call, dict(dict=dict, _base_=base))
+    data = DATASETS.build(dict(type='LabeledUnlabeledDataset', dataset=data))
+    val = DATASETS.build(example.val_dataloader.dataset)
+    assert [len(part) for part in data.datasets] == [5, 5] and len(val) == 1
+    assert not quick_check(data, val, example.model)[0]
+
+
+def test_supervised_example_sees_labelled_images_alone(example):
+    page = (ROOT / 'docs/your_model.md').read_text()
+    code, = re.findall(r'```python\n(# supervised_reco.py\n.*?)```', page, re.DOTALL)
+    Path('supervised_reco.py').write_text(code)
+    cfg = Config.fromfile('supervised_reco.py')
+    data, val = (DATASETS.build(cfg[f'{part}_dataloader'].dataset) for part in ('train', 'val'))
+    assert [Path(data.get_data_info(i)['img_path']).stem for i in range(len(data))] == [
+        'image 0', 'image 1']
+    assert not quick_check(data, val, cfg.model)[0]

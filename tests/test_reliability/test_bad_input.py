@@ -410,6 +410,12 @@ def option_misspelt(bench, monkeypatch):
 
 
 @case
+def score_that_is_not_reported(bench, monkeypatch):
+    check_config(Config(dict(val_cfg=dict(type='TeacherStudentValLoop'), default_hooks=dict(
+        checkpoint=dict(type='CheckpointHook', save_best='mIoU')))))
+
+
+@case
 def training_setting_unknown(bench, monkeypatch):
     model_of(semi_train_cfg=dict(weak_treshold=0.7))
 
