@@ -330,7 +330,7 @@ def check_pair(dataset: BaseDataset, info: dict) -> tuple[np.ndarray | None, lis
         except FileNotFoundError:
             if not is_local(image_path, storage):
                 return None, [Problem(image_path, 'image is missing')]
-        except OSError as error:
+        except (OSError, SyntaxError) as error:  # the latter is Pillow's, of a PNG with a hole
             return None, [Problem(image_path, f'image cannot be read: {error}')]
     if mask_path is None or not _masks_are_read(dataset):
         return None, []
@@ -350,7 +350,7 @@ def check_pair(dataset: BaseDataset, info: dict) -> tuple[np.ndarray | None, lis
         if labels_are_given(dataset) and not is_local(mask_path, storage):
             return None, [Problem(mask_path, 'mask is missing')]
         return None, []
-    except OSError as error:
+    except (OSError, SyntaxError) as error:
         return None, [Problem(mask_path, f'mask cannot be read: {error}')]
 
     labels = _training_labels(info)

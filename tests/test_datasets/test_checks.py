@@ -117,6 +117,21 @@ def test_damaged_images(root):
     assert quick_check(build(root))[0] == found
 
 
+def test_pngs_with_a_hole(root):
+    """Pillow calls them a SyntaxError."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 99, (600, 600), dtype=np.uint8))
+    for file in ('images/a.png', 'masks/b.png'):
+        noise.save(root / file)
+        data = bytearray((root / file).read_bytes())
+        data[len(data) // 4:len(data) // 4 * 3] = bytes(len(data) // 4 * 2)
+        (root / file).write_bytes(data)
+    for file in ('masks/a.png', 'images/b.png'):
+        Image.new('L', (600, 600)).save(root / file)
+    problems = check_dataset(build(root, 'ab', img_suffix='.png'), 'train').problems
+    assert [(file[-12:], text.split(':')[0]) for file, text in problems] == [
+        ('images/a.png', 'image cannot be read'), ('/masks/b.png', 'mask cannot be read')]
+
+
 def test_unreadable_folder(root, monkeypatch):
     """The one test of permissions that also works for an administrator."""
     def refuse(folder, **kwargs):

@@ -232,6 +232,17 @@ class TestMakeSplits:
         assert not (tmp_path / 'out').exists()
 
 
+def test_a_mask_with_a_hole_is_named(convert, tmp_path):
+    """Pillow calls it a SyntaxError."""
+    noise = np.random.default_rng(0).integers(0, 9, (600, 600), dtype=np.uint8)
+    write_image(tmp_path / 'masks/a.png', noise)
+    data = bytearray((tmp_path / 'masks/a.png').read_bytes())
+    data[len(data) // 4:len(data) // 4 * 3] = bytes(len(data) // 4 * 2)
+    (tmp_path / 'masks/a.png').write_bytes(data)
+    with pytest.raises(SystemExit, match='a.png cannot be read as an image'):
+        convert('partial_labels', tmp_path / 'masks', tmp_path / 'out')
+
+
 def test_voc_aug(convert, tmp_path):
     voc, sbd = tmp_path / 'VOC2012', tmp_path / 'benchmark_RELEASE/dataset'
     lists = voc / 'ImageSets/Segmentation'
