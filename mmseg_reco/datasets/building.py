@@ -99,9 +99,17 @@ def with_full_addresses(config: dict) -> dict:
 
 
 def list_path(config: dict) -> str:
-    """Where the list of a dataset config lies; '' if it has none."""
-    name = config.get('ann_file') or ''
-    return join(config.get('data_root'), name) if name and not osp.isdir(name) else ''
+    """Where the list of a dataset config lies; '' if it has none.
+
+    Raises:
+        ValueError: If it is a folder, for which mmseg would take all images.
+    """
+    name = config.get('ann_file')
+    path = join(config.get('data_root'), name) if name else ''
+    if osp.isdir(path):
+        raise ValueError(f"The list of images '{path}' is a folder: name the list in it, such as "
+                         f'{join(name, "labeled.txt")}.')
+    return path
 
 
 def reads_stock_lists(config: dict) -> bool:
@@ -120,7 +128,7 @@ def check_list_file(config: dict) -> None:
 
     Raises:
         FileNotFoundError: If the list does not exist.
-        ValueError: If the list is empty or holds a name twice.
+        ValueError: If the list is a folder, is empty or holds a name twice.
     """
     path, storage = list_path(config), config.get('backend_args')
     if not path:

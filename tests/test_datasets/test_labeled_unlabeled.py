@@ -250,6 +250,17 @@ def test_errors_name_the_file(voc, tmp_path):
         build(dict(voc, pipeline=STOCK_PIPELINE[:-1]))
 
 
+@pytest.mark.parametrize('absolute', [False, True])
+def test_a_folder_in_the_place_of_a_list_is_refused(voc, tmp_path, absolute):
+    """mmseg would take all images, and with them as labelled what is to be predicted."""
+    (tmp_path / 'splits/2').mkdir(parents=True)
+    folder = str(tmp_path / 'splits/2') if absolute else 'splits/2'
+    for lists in (dict(labeled=folder, unlabeled='unlabeled.txt'),
+                  dict(labeled='labeled.txt', unlabeled=folder)):
+        with pytest.raises(ValueError, match=f'is a folder: .* such as {folder}/labeled.txt'):
+            build(voc, **lists)
+
+
 def test_unlabeled_pipeline_given(voc):
     pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
                 dict(type='CenterCrop', crop_size=(16, 16)), dict(type='PackSegInputs')]
