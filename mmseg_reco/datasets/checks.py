@@ -132,7 +132,11 @@ def _missing(paths: list[str], what: str, backend_args: dict | None) -> list[Pro
                     folder, f'the folder of {len(paths)} {what}s cannot be read: {error.strerror}')
         if file not in folders[folder] and folder not in unreadable:
             hint = ''
-            if osp.splitext(osp.splitext(file)[0])[1].lower() in IMAGE_SUFFIXES:
+            if '\ufeff' in path:
+                hint = ': its list begins with a byte order mark; save it as UTF-8 without one'
+            elif file.startswith('.'):
+                hint = ': its list holds an empty line'
+            elif osp.splitext(osp.splitext(file)[0])[1].lower() in IMAGE_SUFFIXES:
                 hint = ': names in a list stand without their suffix'
             missing.append(Problem(path, f'{what} is missing{hint}'))
     return [*unreadable.values(), *missing]

@@ -151,6 +151,14 @@ def test_names_with_suffixes(root):
     assert found[1] == (str(root / 'images' / 'x.jpg'), 'image is missing')
 
 
+def test_lists_that_mmseg_reads_otherwise(root):
+    for text, hint in (('a\n\nb', 'holds an empty line'), ('\ufeffa\nb', 'byte order mark'),
+                       ('images/a.jpg masks/a.png\nb', 'without their suffix')):
+        (root / 'names.txt').write_text(text, encoding='utf-8')
+        image, mask = check_files(build(root, ann_file='names.txt'), 'train')
+        assert hint in image.text and 'missing' in mask.text
+
+
 def test_branches(root):
     model = dict(type='MeanTeacherReCo', segmentor=dict())
     both, stock = semi(root), build(root)
