@@ -273,7 +273,14 @@ def test_voc_aug(convert, tmp_path):
     assert all(mask.getpalette() == PALETTE for mask in masks.values())
 
     (voc / 'SegmentationClassAug/2008_9.png').unlink()
-    (sbd / 'cls/2008_9.mat').unlink()
+    mat = sbd / 'cls/2008_9.mat'
+    whole = mat.read_bytes()
+    savemat(mat, {'other': 1})
+    for bad in (whole[:len(whole) // 2], b'<html>' * 100, b'', mat.read_bytes()):
+        mat.write_bytes(bad)
+        with pytest.raises(SystemExit, match='2008_9.mat cannot be read as a mask of SBD'):
+            convert('voc_aug', voc, sbd)
+    mat.unlink()
     with pytest.raises(SystemExit, match='2008_9.mat is missing'):
         convert('voc_aug', voc, sbd)
 
