@@ -218,6 +218,19 @@ class TestMakeSplits:
         with pytest.raises(SystemExit, match=r'class 0 \(background\), class 1 \(aeroplane\)'):
             convert(*arguments, '--num-labeled', 2, '--dataset', 'PascalVOCDataset')
 
+    @pytest.mark.parametrize('strategy', ['class-balanced', 'per-class'])
+    def test_labels_beyond_the_classes_are_refused(self, convert, tmp_path, strategy):
+        for name in 'ab':  # 11 is void of CamVid
+            write_image(tmp_path / f'masks/{name}.png', np.array([[0, 11]], np.uint8))
+        (tmp_path / 'train.txt').write_text('a\nb\n')
+        arguments = ['make_splits', tmp_path / 'masks', '--list', tmp_path / 'train.txt']
+        arguments += ['--out', tmp_path / 'out', '--num-labeled', 1, '--strategy', strategy]
+        arguments += ['--dataset', 'CamVidDataset']
+        with pytest.raises(SystemExit, match='a.png shows class 11, .* with --ignore-index'):
+            convert(*arguments)
+        assert not (tmp_path / 'out').exists()
+        convert(*arguments, '--ignore-index', 11)
+
     def test_refuses(self, convert, listed, masks, tmp_path):
         with pytest.raises(SystemExit, match='between 1 and 6'):
             convert('make_splits', *listed, '--num-labeled', 7)
