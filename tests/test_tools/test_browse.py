@@ -128,6 +128,16 @@ def test_missing_data_are_named(browse, config, monkeypatch, capsys):
     assert 'no/such/folder/labeled.txt' in capsys.readouterr().err
 
 
+def test_a_picture_that_cannot_be_written_is_no_success(
+        browse, tiny_config, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'labeled.png').mkdir()
+    with pytest.raises(SystemExit) as stop:
+        run(browse, monkeypatch, tiny_config, '--output', tmp_path)
+    printed = capsys.readouterr()
+    assert stop.value.code == 2 and f'{tmp_path / "labeled.png"} could not be' in printed.err
+    assert 'drawn to' not in printed.out
+
+
 def test_wrong_use_is_refused(browse, tiny_config, monkeypatch, capsys):
     for arguments, message in (
             ((tiny_config, '--number', 0), 'at least 1'),
