@@ -322,6 +322,10 @@ def test_wrong_use_is_one_sentence(stand_in, capsys):
     assert 'no file nothing.pth' in capsys.readouterr().err
     assert stand_in('--data-root', stand_in.here / 'nowhere') == 2
     assert 'no folder' in capsys.readouterr().err
+    for option in ('--jobs', '--threads'):
+        with pytest.raises(SystemExit) as stop:
+            stand_in(option, 0)
+        assert stop.value.code == 2 and 'must be at least 1' in capsys.readouterr().err
     assert not (stand_in.here / 'started').exists()
 
 

@@ -59,7 +59,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--publish', type=Path, metavar='FOLDER', help='only copy the results to '
                         'FOLDER, and the tables into FOLDER.md; needs the --weights, --amp and '
                         '--seeds of the runs')
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.jobs < 1 or args.threads < 1:
+        parser.error('--jobs and --threads must be at least 1')
+    return args
 
 
 class Experiments:
