@@ -33,7 +33,11 @@ def collect(browse, path, number, checkpoint=None):
     return browse.collect(cfg, training_loader(cfg), number, checkpoint, ())
 
 
-def test_a_supervised_config_shows_images_and_labels_as_they_are(browse, tiny_config):
+@pytest.mark.parametrize('outside', [False, True])
+def test_a_supervised_config_shows_images_and_labels_as_they_are(browse, tiny_config, outside):
+    if outside:  # mmengine hands the preprocessor to a model that has none
+        tiny_config.write_text(
+            f"{tiny_config.read_text()}\ndata_preprocessor = model.pop('data_preprocessor')\n")
     panels = collect(browse, tiny_config, 5)
     assert list(panels) == ['labeled']
     panel = panels['labeled']
