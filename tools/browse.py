@@ -8,7 +8,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -20,7 +19,7 @@ from mmseg_reco.engine.launch import add_override_arguments
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import SemiBaseSegmentor
 from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor, PseudoBatch
-from mmseg_reco.visualization import PseudoLabels, draw_panel
+from mmseg_reco.visualization import PseudoLabels, draw_panel, save_picture
 
 EXAMPLE = """example:
   python tools/browse.py configs/demo/deeplabv3plus_r18-d16_demo-p0_reco-classmix.py --number 4
@@ -133,7 +132,6 @@ def main() -> None:
     except (AssertionError, OSError, ValueError) as error:  # mmseg asserts that a list is there
         parser.error(f'{error}\ntools/check_data.py {args.config} lists what is wrong with data.')
     output = args.output or Path(cfg.work_dir) / 'browse'
-    output.mkdir(parents=True, exist_ok=True)
     meta, ignore_index = loader.dataset.metainfo, 255
     for name, columns in panels.items():
         files = columns.pop('file')
@@ -142,7 +140,10 @@ def main() -> None:
         picture = draw_panel(
             columns, meta['classes'], meta['palette'], ignore_index,
             min(_WIDEST, max(_NARROWEST, _WIDTH / len(columns))), row_labels=files)
-        cv2.imwrite(str(output / f'{name}.png'), picture[..., ::-1])
+        try:
+            save_picture(picture, output / f'{name}.png')
+        except OSError as error:
+            parser.error(str(error))
         print(f'{len(files)} {name} images drawn to {output / name}.png')
 
 

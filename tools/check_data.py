@@ -72,6 +72,8 @@ def main() -> int:
                         help='override settings of the config, as key=value')
     parser.add_argument('--workers', type=int, default=2, help='number of threads')
     args = parser.parse_args()
+    if args.workers < 1:
+        parser.error('--workers must be at least 1')
     if not Path(args.config).is_file():
         parser.error(f'no such config file: {args.config}')
     cfg = Config.fromfile(args.config)

@@ -25,10 +25,9 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, MODELS
-from PIL import Image
 
 from mmseg_reco.datasets.demo_scenes import CLASSES, PALETTE, prepare
-from mmseg_reco.visualization import draw_class_relations, draw_panel
+from mmseg_reco.visualization import draw_class_relations, draw_panel, save_picture
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = {
@@ -158,7 +157,7 @@ def main() -> None:
             for title, pictures in {**columns, **predictions}.items()
         }
         panel = draw_panel(columns, CLASSES, PALETTE)
-        Image.fromarray(panel).save(args.out / f'{name}_scenes.png')
+        save_picture(panel, args.out / f'{name}_scenes.png')
 
     relation = mmengine.load(work_dirs['ReCo + ClassMix'] / 'class_relation.json')
     figure = draw_class_relations(np.array(relation['relation'], float), relation['classes'])

@@ -60,7 +60,6 @@ def main() -> None:
 
     cfg = load_config(args)
     cfg.load_from = args.checkpoint
-    cfg.resume = False  # True in the config that a resumed run leaves in its folder
     if args.show or args.show_dir:
         draw_predictions(cfg, args)
     if args.tta:

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmengine.dataset import BaseDataset
+from mmengine.fileio import list_from_file
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from .camvid import CamVidDataset
-from .files import can_list, cannot_list, file_exists, is_local, join, read_text
+from .files import can_list, cannot_list, file_exists, is_local, join
 from .pipelines import map_leaf_configs, transform_name
 from .splits import read_names
 
@@ -51,15 +52,17 @@ def _build_inside(config: dict) -> Any:
 def build_dataset(config: dict) -> BaseDataset:
     """Build one dataset whose folders, list of images, or both may lie outside the file system.
 
-    mmseg's own classes want the list as a local file, and mmengine joins addresses for some
-    backends only.
+    mmseg's own classes want the list as a local file of bare names, and mmengine joins addresses
+    for some backends only.
 
     Args:
         config (dict): Config of a dataset without wrappers.
 
     Raises:
         ValueError: If a folder must be listed, but its backend cannot do that, or if the class
-            itself knows local files only.
+            itself knows local files only, or if the list is a folder, is empty or holds a name
+            twice.
+        FileNotFoundError: If there is no such list.
     """
     config = with_full_addresses(config)
     path, storage = list_path(config), config.get('backend_args')
@@ -68,16 +71,20 @@ def build_dataset(config: dict) -> BaseDataset:
         return DATASETS.build(config)
     if not path and folder and not can_list(folder, storage):
         raise ValueError(cannot_list(folder, storage))
-    if not path or is_local(path, storage):
+    if not path:
         return DATASETS.build(config)
-    text = read_text(path, storage)
+    names, local = read_names(path, storage), is_local(path, storage)
+    if local and names == [line.strip() for line in list_from_file(path)]:
+        return DATASETS.build(config)
     try:
         dataset = DATASETS.build({**config, 'lazy_init': True})
     except (AssertionError, AttributeError) as error:
+        if local:
+            raise
         raise ValueError(f"{transform_name(config)} itself reads lists of local files only, not "
                          f"'{path}': take BaseSegDataset with the same metainfo.") from error
     with tempfile.NamedTemporaryFile('w', suffix='.txt', encoding='utf-8') as copy:
-        copy.write(text)
+        copy.write('\n'.join(names))
         copy.flush()
         dataset.ann_file, dataset.backend_args = copy.name, None
         dataset.full_init()
@@ -99,9 +106,17 @@ def with_full_addresses(config: dict) -> dict:
 
 
 def list_path(config: dict) -> str:
-    """Where the list of a dataset config lies; '' if it has none."""
-    name = config.get('ann_file') or ''
-    return join(config.get('data_root'), name) if name and not osp.isdir(name) else ''
+    """Where the list of a dataset config lies; '' if it has none.
+
+    Raises:
+        ValueError: If it is a folder, for which mmseg would take all images.
+    """
+    name = config.get('ann_file')
+    path = join(config.get('data_root'), name) if name else ''
+    if osp.isdir(path):
+        raise ValueError(f"The list of images '{path}' is a folder: name the list in it, such as "
+                         f'{join(name, "labeled.txt")}.')
+    return path
 
 
 def reads_stock_lists(config: dict) -> bool:
@@ -120,7 +135,7 @@ def check_list_file(config: dict) -> None:
 
     Raises:
         FileNotFoundError: If the list does not exist.
-        ValueError: If the list is empty or holds a name twice.
+        ValueError: If the list is a folder, is empty or holds a name twice.
     """
     path, storage = list_path(config), config.get('backend_args')
     if not path:

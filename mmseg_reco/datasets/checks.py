@@ -132,7 +132,11 @@ def _missing(paths: list[str], what: str, backend_args: dict | None) -> list[Pro
                     folder, f'the folder of {len(paths)} {what}s cannot be read: {error.strerror}')
         if file not in folders[folder] and folder not in unreadable:
             hint = ''
-            if osp.splitext(osp.splitext(file)[0])[1].lower() in IMAGE_SUFFIXES:
+            if '\ufeff' in path:
+                hint = ': its list begins with a byte order mark; save it as UTF-8 without one'
+            elif file.startswith('.'):
+                hint = ': its list holds an empty line'
+            elif osp.splitext(osp.splitext(file)[0])[1].lower() in IMAGE_SUFFIXES:
                 hint = ': names in a list stand without their suffix'
             missing.append(Problem(path, f'{what} is missing{hint}'))
     return [*unreadable.values(), *missing]
@@ -330,7 +334,7 @@ def check_pair(dataset: BaseDataset, info: dict) -> tuple[np.ndarray | None, lis
         except FileNotFoundError:
             if not is_local(image_path, storage):
                 return None, [Problem(image_path, 'image is missing')]
-        except OSError as error:
+        except (OSError, SyntaxError) as error:  # the latter is Pillow's, of a PNG with a hole
             return None, [Problem(image_path, f'image cannot be read: {error}')]
     if mask_path is None or not _masks_are_read(dataset):
         return None, []
@@ -350,7 +354,7 @@ def check_pair(dataset: BaseDataset, info: dict) -> tuple[np.ndarray | None, lis
         if labels_are_given(dataset) and not is_local(mask_path, storage):
             return None, [Problem(mask_path, 'mask is missing')]
         return None, []
-    except OSError as error:
+    except (OSError, SyntaxError) as error:
         return None, [Problem(mask_path, f'mask cannot be read: {error}')]
 
     labels = _training_labels(info)

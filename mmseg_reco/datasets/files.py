@@ -100,7 +100,7 @@ def read_text(path: str, backend_args: dict | None = None) -> str:
     """
     data = read(path, None if osp.isfile(path) else backend_args)
     try:
-        return data.decode()
+        return data.decode('utf-8-sig')  # Windows' editors begin with a mark
     except UnicodeDecodeError as error:
         raise ValueError(f"'{path}' is no text in UTF-8: save it as such.") from error
 

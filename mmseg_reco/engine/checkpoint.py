@@ -139,7 +139,7 @@ def remove_partial_files(folder: str | Path) -> None:
 
 
 def latest_checkpoint(work_dir: str | Path) -> str | None:
-    """Find the checkpoint to resume from, also in a work directory that has been moved.
+    """Find the checkpoint to resume from, also in a work directory that was moved or copied.
 
     Args:
         work_dir: Directory that holds mmengine's ``last_checkpoint`` file.
@@ -153,7 +153,7 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
     recorded = find_latest_checkpoint(str(work_dir))
     if recorded is None:
         return None
-    for path in (Path(recorded), Path(work_dir) / Path(recorded).name):
+    for path in (Path(work_dir) / Path(recorded).name, Path(recorded)):  # a copy has its own
         if path.is_file():
             return str(path)
     raise FileNotFoundError(

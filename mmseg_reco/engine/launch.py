@@ -75,6 +75,10 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
+    if cfg.get('resume'):  # left by a resumed run, with the checkpoint that it went on from
+        _say('resume=True in the config is ignored, and load_from with it: tools/train.py --resume '
+             'continues a run.')
+        cfg.resume, cfg.load_from = False, None
     if args.cfg_options is not None:
         check_options(args.cfg_options, cfg)
         cfg.merge_from_dict(args.cfg_options)

@@ -27,6 +27,8 @@ def read_config(path: str, options: dict | None = None) -> Config:
     cfg = load_config(
         argparse.Namespace(config=path, cfg_options=options, work_dir=None, launcher='none'))
     init_default_scope(cfg.default_scope)
+    if cfg.get('data_preprocessor') is not None:  # as mmengine does
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     return cfg
 
 
@@ -46,8 +48,6 @@ def load_model(
     """
     if get_device() == 'cpu':
         batch_norm_for_cpu(cfg)
-    if cfg.get('data_preprocessor') is not None:
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     set_random_seed(seed_of(cfg))
     model = MODELS.build(cfg.model)
     if checkpoint is not None:

@@ -3,7 +3,7 @@ from .cells import Dots, PseudoLabels, colour_labels
 from .class_relations import draw_class_relations, draw_relation_history
 from .curves import draw_pseudo_label_quality
 from .embeddings import draw_class_embeddings
-from .panels import draw_panel
+from .panels import draw_panel, save_picture
 from .regions import draw_matched_regions
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     'draw_panel',
     'draw_pseudo_label_quality',
     'draw_relation_history',
+    'save_picture',
 ]

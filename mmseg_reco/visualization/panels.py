@@ -2,11 +2,13 @@
 """Panels of images and label maps side by side, with a legend of the classes."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from PIL import Image
 
 from .cells import Cell, Dots, PseudoLabels, classes_in, draw_cell
 
@@ -103,6 +105,24 @@ def draw_panel(
         figure.legend(handles=remarks, ncols=len(remarks), **style)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save_picture(picture: np.ndarray, path: str | Path) -> None:
+    """Write a picture, into a folder that is made if there is none.
+
+    Args:
+        picture (np.ndarray): RGB (height, width, 3), uint8.
+        path (str | Path): The file; its suffix says the format.
+
+    Raises:
+        OSError: It could not be written, or there is no such format; the message names the file.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise OSError(f'{path} could not be written: {reason}') from error
 
 
 def _shape(cell: Cell) -> Sequence[int]:

@@ -117,6 +117,21 @@ def test_damaged_images(root):
     assert quick_check(build(root))[0] == found
 
 
+def test_pngs_with_a_hole(root):
+    """Pillow calls them a SyntaxError."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 99, (600, 600), dtype=np.uint8))
+    for file in ('images/a.png', 'masks/b.png'):
+        noise.save(root / file)
+        data = bytearray((root / file).read_bytes())
+        data[len(data) // 4:len(data) // 4 * 3] = bytes(len(data) // 4 * 2)
+        (root / file).write_bytes(data)
+    for file in ('masks/a.png', 'images/b.png'):
+        Image.new('L', (600, 600)).save(root / file)
+    problems = check_dataset(build(root, 'ab', img_suffix='.png'), 'train').problems
+    assert [(file[-12:], text.split(':')[0]) for file, text in problems] == [
+        ('images/a.png', 'image cannot be read'), ('/masks/b.png', 'mask cannot be read')]
+
+
 def test_unreadable_folder(root, monkeypatch):
     """The one test of permissions that also works for an administrator."""
     def refuse(folder, **kwargs):
@@ -134,6 +149,14 @@ def test_names_with_suffixes(root):
     found = check_files(build(root, ann_file='names.txt'), 'train')
     assert found[0].file.endswith('a.jpg.jpg') and 'without their suffix' in found[0].text
     assert found[1] == (str(root / 'images' / 'x.jpg'), 'image is missing')
+
+
+def test_lists_that_mmseg_reads_otherwise(root):
+    for text, hint in (('a\n\nb', 'holds an empty line'), ('\ufeffa\nb', 'byte order mark'),
+                       ('images/a.jpg masks/a.png\nb', 'without their suffix')):
+        (root / 'names.txt').write_text(text, encoding='utf-8')
+        image, mask = check_files(build(root, ann_file='names.txt'), 'train')
+        assert hint in image.text and 'missing' in mask.text
 
 
 def test_branches(root):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
+from mmseg.datasets import PascalVOCDataset
 from mmseg.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -248,6 +249,33 @@ def test_errors_name_the_file(voc, tmp_path):
         build(voc, labeled='labeled.txt', unlabeled='empty.txt')
     with pytest.raises(ValueError, match='PackSegInputs'):
         build(dict(voc, pipeline=STOCK_PIPELINE[:-1]))
+
+
+@pytest.mark.parametrize('text', [
+    '{}\n\n{}\n\n',
+    '\ufeff{}\r\n{}',
+    'JPEGImages/{0}.jpg Masks/{0}.png\nJPEGImages/{1}.jpg Masks/{1}.png\n',
+], ids=['blank lines', 'mark of Windows', 'pairs'])
+@pytest.mark.parametrize('kind', ['PascalVOCDataset', 'BaseSegDataset'])
+def test_every_form_of_a_list_is_trained_on(voc, tmp_path, kind, text):
+    (tmp_path / 'list.txt').write_bytes(text.format(*NAMES[1:3]).encode())
+    config = dict(voc, type=kind, metainfo=dict(classes=PascalVOCDataset.METAINFO['classes']))
+    data = build(config, labeled='list.txt', unlabeled=['unlabeled.txt', 'list.txt'])
+    assert names_of(data.datasets[0]) == NAMES[1:3]
+    assert [names_of(part) for part in data.datasets[1].datasets] == [NAMES[2:], NAMES[1:3]]
+    assert data.datasets[0].ann_file == str(tmp_path / 'list.txt')
+    assert data[1]['inputs']['sup'].shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize('absolute', [False, True])
+def test_a_folder_in_the_place_of_a_list_is_refused(voc, tmp_path, absolute):
+    """mmseg would take all images, and with them as labelled what is to be predicted."""
+    (tmp_path / 'splits/2').mkdir(parents=True)
+    folder = str(tmp_path / 'splits/2') if absolute else 'splits/2'
+    for lists in (dict(labeled=folder, unlabeled='unlabeled.txt'),
+                  dict(labeled='labeled.txt', unlabeled=folder)):
+        with pytest.raises(ValueError, match=f'is a folder: .* such as {folder}/labeled.txt'):
+            build(voc, **lists)
 
 
 def test_unlabeled_pipeline_given(voc):

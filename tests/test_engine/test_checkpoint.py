@@ -158,3 +158,15 @@ def test_latest_checkpoint_in_a_moved_directory(tmp_path):
         latest_checkpoint(tmp_path)
     (tmp_path / 'iter_4.pth').touch()
     assert latest_checkpoint(tmp_path) == str(tmp_path / 'iter_4.pth')
+
+
+def test_a_copied_directory_goes_on_from_its_own_checkpoint(tmp_path):
+    folders = tmp_path / 'original', tmp_path / 'copy'
+    for folder in folders:
+        folder.mkdir()
+        (folder / 'iter_4.pth').touch()
+        (folder / 'last_checkpoint').write_text(str(folders[0] / 'iter_4.pth'))
+    for folder in folders:
+        assert latest_checkpoint(folder) == str(folder / 'iter_4.pth')
+    (folders[1] / 'iter_4.pth').unlink()
+    assert latest_checkpoint(folders[1]) == str(folders[0] / 'iter_4.pth')

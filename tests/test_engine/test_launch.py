@@ -196,6 +196,19 @@ def test_resume_prefers_the_work_dir_to_pretrained_weights(tmp_path, capsys):
     assert cfg.load_from == 'chosen.pth' and cfg.resume
 
 
+def test_the_config_that_a_resumed_run_leaves_resumes_on_request_only(tmp_path, capsys):
+    left = tmp_path / 'left.py'
+    left.write_text("resume = True\nload_from = 'iter_4.pth'\nmodel = dict()\n")
+    cfg = launch.load_config(arguments(left, work_dir=str(tmp_path / 'new')))
+    assert not cfg.resume and cfg.load_from is None
+    assert 'resume=True in the config is ignored' in capsys.readouterr().out
+    launch.resume_latest(cfg, explicit=False)
+    assert not cfg.resume and 'starts afresh' in capsys.readouterr().out
+    options = dict(resume=True, load_from='chosen.pth')
+    cfg = launch.load_config(arguments(left, cfg_options=options))
+    assert cfg.resume and cfg.load_from == 'chosen.pth'
+
+
 def test_a_launched_process_leaves_without_tearing_python_down(tmp_path):
     """Exit functions run; nothing else does after ``finish``."""
     script = tmp_path / 'run.py'

@@ -44,10 +44,11 @@ class Scores(BaseMetric):
         self.results.append(0)
 
     def compute_metrics(self, results):
-        return dict(mIoU=Scores.values.pop(0))
+        score = Scores.values.pop(0)
+        return dict(mIoU=score, aAcc=score)
 
 
-def run(work_dir, name, iters, scores, hook=SafeCheckpointHook, trusted=()):
+def run(work_dir, name, iters, scores, hook=SafeCheckpointHook, trusted=(), save_best='mIoU'):
     """Train up to ``iters``, from the latest checkpoint if there is one."""
     Scores.values = list(scores)
     torch.manual_seed(0)
@@ -68,7 +69,7 @@ def run(work_dir, name, iters, scores, hook=SafeCheckpointHook, trusted=()):
         ],
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
-            checkpoint=hook(by_epoch=False, interval=3, save_best='mIoU', max_keep_ckpts=1),
+            checkpoint=hook(by_epoch=False, interval=3, save_best=save_best, max_keep_ckpts=1),
         ),
         log_processor=dict(by_epoch=False),
         resume=True,
@@ -110,6 +111,26 @@ def test_a_new_best_after_resume_replaces_the_old(tmp_path):
     runner = run(tmp_path, 'new_best', 6, [20.0])
     assert runner.message_hub.get_info('best_score') == 20.0
     assert [path.name for path in tmp_path.glob('best*')] == ['best_mIoU_iter_6.pth']
+
+
+@pytest.mark.parametrize('save_best', ['mIoU', ['mIoU', 'aAcc']])
+def test_the_best_checkpoint_of_another_run_is_left_alone(tmp_path, save_best):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    names = [f'best_{key}_iter_3.pth' for key in ('mIoU', 'aAcc') if key in save_best]
+    run(first, f'other_{len(names)}', 3, [10.0], save_best=save_best)
+    second.mkdir()
+    (second / 'last_checkpoint').write_text(str(first / 'iter_3.pth'))
+    run(second, f'begins_with_it_{len(names)}', 6, [20.0], save_best=save_best)
+    assert sorted(path.name for path in first.glob('best*')) == sorted(names)
+    assert len(list(second.glob('best*iter_6.pth'))) == len(names)
+
+
+def test_a_new_best_replaces_the_old_in_a_moved_folder(tmp_path):
+    run(tmp_path / 'before', 'before_move', 3, [10.0])
+    (tmp_path / 'before').rename(tmp_path / 'after')
+    (tmp_path / 'after/last_checkpoint').write_text(str(tmp_path / 'after/iter_3.pth'))
+    run(tmp_path / 'after', 'after_move', 6, [20.0])
+    assert [path.name for path in tmp_path.rglob('best*')] == ['best_mIoU_iter_6.pth']
 
 
 def test_checkpoints_are_plain_and_complete(tmp_path):

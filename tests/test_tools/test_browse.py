@@ -33,7 +33,11 @@ def collect(browse, path, number, checkpoint=None):
     return browse.collect(cfg, training_loader(cfg), number, checkpoint, ())
 
 
-def test_a_supervised_config_shows_images_and_labels_as_they_are(browse, tiny_config):
+@pytest.mark.parametrize('outside', [False, True])
+def test_a_supervised_config_shows_images_and_labels_as_they_are(browse, tiny_config, outside):
+    if outside:  # mmengine hands the preprocessor to a model that has none
+        tiny_config.write_text(
+            f"{tiny_config.read_text()}\ndata_preprocessor = model.pop('data_preprocessor')\n")
     panels = collect(browse, tiny_config, 5)
     assert list(panels) == ['labeled']
     panel = panels['labeled']
@@ -126,6 +130,16 @@ def test_missing_data_are_named(browse, config, monkeypatch, capsys):
         run(browse, monkeypatch, config)
     assert stop.value.code == 2
     assert 'no/such/folder/labeled.txt' in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_written_is_no_success(
+        browse, tiny_config, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'labeled.png').mkdir()
+    with pytest.raises(SystemExit) as stop:
+        run(browse, monkeypatch, tiny_config, '--output', tmp_path)
+    printed = capsys.readouterr()
+    assert stop.value.code == 2 and f'{tmp_path / "labeled.png"} could not be' in printed.err
+    assert 'drawn to' not in printed.out
 
 
 def test_wrong_use_is_refused(browse, tiny_config, monkeypatch, capsys):

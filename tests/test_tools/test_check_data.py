@@ -52,6 +52,11 @@ def config(tmp_path):
     return path
 
 
+def test_no_workers_are_refused(config, monkeypatch, capsys):
+    assert check(monkeypatch, config, '--workers', 0) == 2
+    assert '--workers must be at least 1' in capsys.readouterr().err
+
+
 def test_good_data(config, monkeypatch, capsys):
     assert check(monkeypatch, config, '--workers', 1) == 0
     out = capsys.readouterr().out

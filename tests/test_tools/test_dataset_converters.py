@@ -218,6 +218,19 @@ class TestMakeSplits:
         with pytest.raises(SystemExit, match=r'class 0 \(background\), class 1 \(aeroplane\)'):
             convert(*arguments, '--num-labeled', 2, '--dataset', 'PascalVOCDataset')
 
+    @pytest.mark.parametrize('strategy', ['class-balanced', 'per-class'])
+    def test_labels_beyond_the_classes_are_refused(self, convert, tmp_path, strategy):
+        for name in 'ab':  # 11 is void of CamVid
+            write_image(tmp_path / f'masks/{name}.png', np.array([[0, 11]], np.uint8))
+        (tmp_path / 'train.txt').write_text('a\nb\n')
+        arguments = ['make_splits', tmp_path / 'masks', '--list', tmp_path / 'train.txt']
+        arguments += ['--out', tmp_path / 'out', '--num-labeled', 1, '--strategy', strategy]
+        arguments += ['--dataset', 'CamVidDataset']
+        with pytest.raises(SystemExit, match='a.png shows class 11, .* with --ignore-index'):
+            convert(*arguments)
+        assert not (tmp_path / 'out').exists()
+        convert(*arguments, '--ignore-index', 11)
+
     def test_refuses(self, convert, listed, masks, tmp_path):
         with pytest.raises(SystemExit, match='between 1 and 6'):
             convert('make_splits', *listed, '--num-labeled', 7)
@@ -230,6 +243,17 @@ class TestMakeSplits:
         with pytest.raises(SystemExit, match="train.txt lists 'a' more than once"):
             convert('make_splits', *listed, '--num-labeled', 1)
         assert not (tmp_path / 'out').exists()
+
+
+def test_a_mask_with_a_hole_is_named(convert, tmp_path):
+    """Pillow calls it a SyntaxError."""
+    noise = np.random.default_rng(0).integers(0, 9, (600, 600), dtype=np.uint8)
+    write_image(tmp_path / 'masks/a.png', noise)
+    data = bytearray((tmp_path / 'masks/a.png').read_bytes())
+    data[len(data) // 4:len(data) // 4 * 3] = bytes(len(data) // 4 * 2)
+    (tmp_path / 'masks/a.png').write_bytes(data)
+    with pytest.raises(SystemExit, match='a.png cannot be read as an image'):
+        convert('partial_labels', tmp_path / 'masks', tmp_path / 'out')
 
 
 def test_voc_aug(convert, tmp_path):
@@ -262,7 +286,14 @@ def test_voc_aug(convert, tmp_path):
     assert all(mask.getpalette() == PALETTE for mask in masks.values())
 
     (voc / 'SegmentationClassAug/2008_9.png').unlink()
-    (sbd / 'cls/2008_9.mat').unlink()
+    mat = sbd / 'cls/2008_9.mat'
+    whole = mat.read_bytes()
+    savemat(mat, {'other': 1})
+    for bad in (whole[:len(whole) // 2], b'<html>' * 100, b'', mat.read_bytes()):
+        mat.write_bytes(bad)
+        with pytest.raises(SystemExit, match='2008_9.mat cannot be read as a mask of SBD'):
+            convert('voc_aug', voc, sbd)
+    mat.unlink()
     with pytest.raises(SystemExit, match='2008_9.mat is missing'):
         convert('voc_aug', voc, sbd)
 

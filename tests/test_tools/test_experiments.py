@@ -322,6 +322,10 @@ def test_wrong_use_is_one_sentence(stand_in, capsys):
     assert 'no file nothing.pth' in capsys.readouterr().err
     assert stand_in('--data-root', stand_in.here / 'nowhere') == 2
     assert 'no folder' in capsys.readouterr().err
+    for option in ('--jobs', '--threads'):
+        with pytest.raises(SystemExit) as stop:
+            stand_in(option, 0)
+        assert stop.value.code == 2 and 'must be at least 1' in capsys.readouterr().err
     assert not (stand_in.here / 'started').exists()
 
 
@@ -507,3 +511,31 @@ def test_publish_keeps_what_others_wrote(stand_in):
     published = (stand_in.here / 'docs/results/little.jsonl').read_text().splitlines()
     assert [json.loads(line)['mIoU'] for line in published] == [40, 40.5, 41]
     assert str(stand_in.out) not in ''.join(published)
+
+
+def test_publish_loses_no_published_result(stand_in, capsys):
+    folder = stand_in.here / 'docs/results-v0.2'
+    file, page = folder / 'little.jsonl', stand_in.here / 'docs/results-v0.2.md'
+    assert stand_in('--publish', folder) == 2
+    assert 'results.jsonl holds no result' in capsys.readouterr().err
+    assert not folder.exists()
+    assert stand_in('--only', 'p0/.*/[01]', '--seeds', 0, 1, '--amp') == 0
+    assert stand_in('--publish', folder, '--amp') == 0
+    published = file.read_bytes(), page.read_bytes()
+    assert [path.name for path in page.parent.iterdir() if path.is_file()] == [page.name]
+
+    assert stand_in('--publish', folder) == 2
+    assert ('no result of these configs and options: give those that the runs had. They have '
+            '--weights: None; --amp: True; --seeds: 0 1.') in capsys.readouterr().err
+    assert stand_in('--only', 'p0/.*/0', '--seeds', 0) == 0
+    assert stand_in('--publish', folder) == 2
+    assert '2 results' in capsys.readouterr().err
+    assert stand_in('--publish', folder, '--amp', '--seeds', 0) == 2
+    assert f'1 results in {file} would be lost' in capsys.readouterr().err
+    assert (file.read_bytes(), page.read_bytes()) == published
+
+    protocol = stand_in.here / 'little.py'  # results of changed configs take the place of old ones
+    protocol.write_text(protocol.read_text().replace('iterations=2', 'iterations=3'))
+    assert stand_in('--only', 'p0/.*/[01]', '--seeds', 0, 1, '--amp') == 0
+    assert stand_in('--publish', folder, '--amp') == 0
+    assert [json.loads(line)['iteration'] for line in file.read_text().splitlines()] == [3, 3]

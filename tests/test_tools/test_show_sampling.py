@@ -103,11 +103,14 @@ def test_picture_and_table(tool, tiny_config, tmp_path, monkeypatch, capsys):
     assert picture.shape[1] == 960 and len(np.unique(picture)) > 20
 
 
-def test_a_supervised_model_with_reco_works_too(tool, tiny_config):
+@pytest.mark.parametrize('outside', [False, True])
+def test_a_supervised_model_with_reco_works_too(tool, tiny_config, outside):
     text = tiny_config.read_text().replace(
         "type='EncoderDecoder',",
         "type='EmbeddingEncoderDecoder', projector=dict(channels=8, embed_dims=8), "
         "losses=[dict(type='ReCoLoss', num_queries=4, num_negatives=5)],")
+    if outside:  # mmengine hands the preprocessor to a model that has none
+        text += "\ndata_preprocessor = model.pop('data_preprocessor')\n"
     tiny_config.write_text(text)
     model, draws, cfg = one_step(tool, tiny_config)
     assert len(draws.images) == 2 and draws.negatives.shape == (3, 4, 5)

@@ -3,8 +3,9 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 
-from mmseg_reco.visualization import colour_labels, draw_panel
+from mmseg_reco.visualization import colour_labels, draw_panel, save_picture
 
 NAMES = ('one', 'two', 'three')
 PALETTE = [[200, 30, 30], [30, 120, 220], [255, 255, 255]]
@@ -77,3 +78,13 @@ def test_pyplot_is_left_alone():
     draw_panel({'labels': [np.zeros((6, 8), np.uint8)]}, NAMES, PALETTE)
     assert plt.get_fignums() == before
     assert dict(matplotlib.rcParams) == parameters
+
+
+def test_a_picture_is_written_or_named(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    save_picture(picture, tmp_path / 'new/folder/picture.png')
+    assert (np.asarray(Image.open(tmp_path / 'new/folder/picture.png')) == picture).all()
+    (tmp_path / 'folder.png').mkdir()
+    for name in ('folder.png', 'new/folder/picture.png/picture.png', 'picture.xyz'):
+        with pytest.raises(OSError, match=f'{tmp_path / name} could not be written: '):
+            save_picture(picture, tmp_path / name)

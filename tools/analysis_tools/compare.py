@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn as nn
@@ -23,7 +22,7 @@ from torch.utils.data import Dataset
 
 from mmseg_reco.engine.launch import add_override_arguments
 from mmseg_reco.engine.offline import load_model, read_config
-from mmseg_reco.visualization import colour_labels, draw_panel
+from mmseg_reco.visualization import colour_labels, draw_panel, save_picture
 
 EXAMPLE = """example:
   python tools/analysis_tools/compare.py work_dirs/classmix/iter_1500.pth \\
@@ -210,10 +209,12 @@ def main() -> None:
     except (AssertionError, OSError, ValueError) as error:
         parser.error(str(error))
     table = table_of(classes, args.names, iou(area.sum(1)))
-    args.output.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(args.output / 'comparison.png'), picture[..., ::-1])
-    (args.output / 'comparison.txt').write_text(f'{table}\n')
     print(table)
+    try:
+        save_picture(picture, args.output / 'comparison.png')
+        (args.output / 'comparison.txt').write_text(f'{table}\n')
+    except OSError as error:
+        parser.error(str(error))
     ahead = np.sign(np.nan_to_num(per_image[1] - per_image[0]))
     print(f'Of {area.shape[1]} images {args.names[0]} is ahead in {(ahead < 0).sum()}, '
           f'{args.names[1]} in {(ahead > 0).sum()}.')

@@ -7,7 +7,6 @@ Example: python tools/analysis_tools/show_regions.py CONFIG work_dirs/NAME/iter_
 import argparse
 from pathlib import Path
 
-import cv2
 import torch
 from mmengine.runner import Runner, set_random_seed
 
@@ -21,7 +20,7 @@ from mmseg_reco.engine.launch import (
 )
 from mmseg_reco.models import SemiBaseSegmentor
 from mmseg_reco.models.regions import pairwise_dice
-from mmseg_reco.visualization import draw_matched_regions
+from mmseg_reco.visualization import draw_matched_regions, save_picture
 
 
 @torch.no_grad()
@@ -80,8 +79,10 @@ def main() -> None:
     picture = draw_matched_regions(
         **{name: values[:args.num] for name, values in drawn.items()},
         class_names=meta['classes'], palette=meta['palette'])
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(args.out, picture[..., ::-1])
+    try:
+        save_picture(picture, args.out)
+    except OSError as error:
+        parser.error(str(error))
     print(f'{min(len(drawn["images"]), args.num)} images drawn to {args.out}')
     finish()
 

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn as nn
@@ -22,7 +21,7 @@ from mmseg_reco.engine.launch import add_override_arguments
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import ReCoLoss
 from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor
-from mmseg_reco.visualization import Dots, draw_panel
+from mmseg_reco.visualization import Dots, draw_panel, save_picture
 
 EXAMPLE = """example:
   python tools/analysis_tools/show_sampling.py CONFIG --checkpoint work_dirs/NAME/iter_1000.pth \\
@@ -216,9 +215,11 @@ def main() -> None:
     picture = draw_panel(
         columns, meta['classes'], meta['palette'], loss.ignore_index, _WIDTH / len(columns))
     output = args.output or Path(cfg.work_dir) / 'sampling.png'
-    output.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(output), picture[..., ::-1])
     print(table_of(draws, meta['classes'], class_id, loss.strong_threshold))
+    try:
+        save_picture(picture, output)
+    except OSError as error:
+        parser.error(str(error))
     print(f'{len(rows)} of the {count} images of batch {args.batch} drawn to {output}')
 
 

@@ -77,7 +77,7 @@ def read_image(path: str, backend_args: dict | None = None) -> Image.Image:
         image.load()
     except FileNotFoundError:
         raise
-    except OSError as error:
+    except (OSError, SyntaxError) as error:  # the latter is Pillow's, of a PNG with a hole
         raise ValueError(f'{path} cannot be read as an image: {error}') from error
     return image
 

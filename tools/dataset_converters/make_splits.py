@@ -43,7 +43,8 @@ def parse_args() -> argparse.Namespace:
         'VOC, 12 on Cityscapes (default: 1)',
     )
     parser.add_argument(
-        '--dataset', help='registered dataset class whose class names errors show: PascalVOCDataset'
+        '--dataset', help='registered dataset class, such as PascalVOCDataset: errors show its '
+        'class names, and labels beyond them are refused'
     )
     parser.add_argument('--ignore-index', type=int, default=255, help='void (default: 255)')
     parser.add_argument(
@@ -84,6 +85,13 @@ def main() -> None:
         )
         class_sets = dict(zip(names, process(read, masks, args.workers), strict=True))
         print()
+        classes = names_of_classes(args.dataset)
+        for mask, present in zip(masks, class_sets.values(), strict=True):
+            if classes and max(present, default=0) >= len(classes):
+                raise ValueError(
+                    f'{mask} shows class {max(present)}, but the {len(classes)} of {args.dataset} '
+                    'count from 0: give the label of void with --ignore-index, or '
+                    '--reduce-zero-label if it is 0.')
         if args.strategy == 'per-class':
             select = partial(select_by_class, names, class_sets)
         else:
@@ -92,7 +100,7 @@ def main() -> None:
                 names,
                 class_sets,
                 min_classes=args.min_classes,
-                class_names=names_of_classes(args.dataset),
+                class_names=classes,
             )
     for num_labeled in args.num_labeled:
         for seed in args.seeds:

@@ -38,7 +38,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def convert(source: str, out_dir: Path, palette: list[int], backend_args: dict | None) -> None:
-    """Copy one of VOC's masks or turn one of SBD's into a PNG."""
+    """Copy one of VOC's masks or turn one of SBD's into a PNG.
+
+    Raises:
+        FileNotFoundError: If the mask is missing.
+        ValueError: If it is not one of SBD's.
+    """
     target = out_dir / f'{PurePosixPath(source).stem}.png'
     if target.exists():
         return
@@ -49,7 +54,11 @@ def convert(source: str, out_dir: Path, palette: list[int], backend_args: dict |
         data = read(source, backend_args)
     except FileNotFoundError as error:
         raise FileNotFoundError(f'The mask {source} is missing.') from error
-    labels = loadmat(BytesIO(data), simplify_cells=True)['GTcls']['Segmentation']
+    try:
+        labels = loadmat(BytesIO(data), simplify_cells=True)['GTcls']['Segmentation']
+    except Exception as error:  # whichever: what is wrong with it decides
+        raise ValueError(f"{source} cannot be read as a mask of SBD ({error}): unpack or fetch "
+                         "SBD's archive anew.") from error
     save_image(index_png(labels.astype(np.uint8), palette), target)
 
 

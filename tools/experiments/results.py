@@ -128,10 +128,15 @@ def write(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
+def to_line(result: dict[str, Any]) -> str:
+    """A result as a line of JSON."""
+    return json.dumps(result, ensure_ascii=False) + '\n'
+
+
 def append(path: Path, result: dict[str, Any]) -> None:
     """Add a line, whole or not at all as far as a crash of this process goes, and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(result, ensure_ascii=False) + '\n'
+    line = to_line(result)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(descriptor).st_size

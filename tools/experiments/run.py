@@ -57,8 +57,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--dry-run', action='store_true', help='say what would be done')
     parser.add_argument('--table', action='store_true', help='only write the tables')
     parser.add_argument('--publish', type=Path, metavar='FOLDER', help='only copy the results to '
-                        'FOLDER, and the tables into FOLDER.md')
-    return parser.parse_args(arguments)
+                        'FOLDER, and the tables into FOLDER.md; needs the --weights, --amp and '
+                        '--seeds of the runs')
+    args = parser.parse_args(arguments)
+    if args.jobs < 1 or args.threads < 1:
+        parser.error('--jobs and --threads must be at least 1')
+    return args
 
 
 class Experiments:
@@ -181,13 +185,25 @@ class Experiments:
         results.write(self.out / 'table.md', self.tables())
 
     def publish(self, folder: Path) -> None:
-        """Copy the results that count to FOLDER, and the tables between two marks of FOLDER.md."""
-        lines = self.known().values()
-        folder.mkdir(parents=True, exist_ok=True)
-        file, page = folder / f'{self.protocol.name}.jsonl', folder.with_suffix('.md')
-        file.unlink(missing_ok=True)
-        for line in lines:
-            results.append(file, line)
+        """Copy the results that count to FOLDER, and the tables between two marks of FOLDER.md.
+
+        Raises:
+            ValueError: No result counts, or one that is published has no successor among them.
+        """
+        file = folder / f'{self.protocol.name}.jsonl'
+        page = folder.with_name(f'{folder.name}.md')
+        lines = list(self.known().values())
+        if not lines:
+            raise ValueError(f'{self.lines} holds no result of these configs and options: give '
+                             f'those that the runs had. {options_of(results.read(self.lines))}')
+        keys = 'setting', 'row', 'seed', 'weights', 'amp'
+        new = [[line[key] for key in keys] for line in lines]
+        lost = [line for line in results.read(file) if [line[key] for key in keys] not in new]
+        if lost:
+            raise ValueError(
+                f'{len(lost)} results in {file} would be lost, as these options have none in their '
+                f'place: give the options of all, or remove what is outdated. {options_of(lost)}')
+        results.write(file, ''.join(map(results.to_line, lines)))
         begin, end = (
             f'<!-- {word} of {self.protocol.name}, written by tools/experiments/run.py -->'
             for word in ('begin', 'end'))
@@ -200,6 +216,16 @@ class Experiments:
                           'with its curve of validation and what its config changes.\n')
         results.write(page, f'{head}{begin}\n{tables_of_runs}{end}{tail}')
         print(f'{len(lines)} results: {file}; tables: {page}')
+
+
+def options_of(lines: list[dict[str, Any]]) -> str:
+    """Which options results were made with, in words."""
+    if not lines:
+        return 'It holds none at all.'
+    weights, amp, seeds = (sorted({str(line[key]) for line in lines})
+                           for key in ('weights', 'amp', 'seed'))
+    return (f'They have --weights: {", ".join(weights)}; --amp: {", ".join(amp)}; '
+            f'--seeds: {" ".join(seeds)}.')
 
 
 def machine() -> str:

@@ -57,7 +57,8 @@ def choose_samples(dataset, number: int) -> list[tuple[Tensor, SegDataSample]]:
     torch.manual_seed(0)
     chosen = []
     for index in np.linspace(0, len(dataset) - 1, min(number, len(dataset))).astype(int).tolist():
-        parts = [dataset[index][key] for key in ('inputs', 'data_samples')]
+        sample = dataset[index]  # once: it is cropped anew each time
+        parts = [sample[key] for key in ('inputs', 'data_samples')]
         chosen.append(tuple(
             next(value for value in part.values() if value is not None)
             if isinstance(part, dict) else part for part in parts))

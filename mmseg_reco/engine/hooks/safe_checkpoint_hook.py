@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 import logging
+import os.path as osp
 from collections import deque
 from typing import Any
 
@@ -50,6 +51,10 @@ class SafeCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend='atomic_local')
         super().before_train(runner)
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')  # of a resumed run
+        if hasattr(self, 'best_ckpt_path'):
+            self.best_ckpt_path = self._own(self.best_ckpt_path)
+        for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
+            self.best_ckpt_path_dict[key] = self._own(path)
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids = deque(self.keep_ckpt_ids)  # for a moment it holds one more
         if local and is_main_process():
@@ -60,6 +65,15 @@ class SafeCheckpointHook(CheckpointHook):
                 f'Checkpoints every {self.interval} iterations fall between the updates every '
                 f'{window}: gradients accumulated until then are lost on resume. Make the interval '
                 f'a multiple of {window}.')
+
+    def _own(self, path: str | None) -> str | None:
+        """The file of this name in the folder of this run; None if there is none.
+
+        A resumed run may have been moved, or begin with the checkpoint of another one, whose best
+        checkpoint is not to be removed.
+        """
+        own = self.file_backend.join_path(self.out_dir, osp.basename(path or ''))
+        return own if path and self.file_backend.isfile(own) else None
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Write a checkpoint, say that it is the last one, remove what is not to be kept."""

@@ -101,6 +101,23 @@ def test_given_labels_of_training_images_override_pseudo_labels(tiny_config):
     assert (row['confidence\n(black 0, white 1)'] == 1).all()
 
 
+@pytest.mark.parametrize('branches', [False, True])
+def test_image_and_labels_are_of_the_same_crop(branches):
+    class Crops:
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            place = torch.rand(())
+            if branches:
+                return dict(inputs=dict(sup=None, unsup=place),
+                            data_samples=dict(sup=None, unsup=place))
+            return dict(inputs=place, data_samples=place)
+
+    chosen = module.choose_samples(Crops(), 3)
+    assert len(chosen) == 3 and all(image == labels for image, labels in chosen)
+
+
 def test_the_diagnostics_of_the_step_are_kept_for_those_who_log_them(tiny_config):
     model = load_model(read_config(str(write_semi_config(tiny_config))))
     model.diagnostics = dict(mark=torch.ones(1))
