@@ -513,6 +513,19 @@ def test_publish_keeps_what_others_wrote(stand_in):
     assert str(stand_in.out) not in ''.join(published)
 
 
+def test_publish_refuses_a_page_that_has_lost_a_mark(stand_in, capsys):
+    page = stand_in.here / 'docs/results.md'
+    assert stand_in('--only', 'p0') == 0
+    assert stand_in('--publish', page.with_suffix('')) == 0
+    text = page.read_text()
+    begin, end = (line for line in text.splitlines() if line.startswith('<!-- '))
+    for damaged in (text.replace(begin, ''), text.replace(end, ''), f'{end}\n{begin}\n'):
+        page.write_text(damaged)
+        assert stand_in('--publish', page.with_suffix('')) == 2
+        assert f'needs both lines, in this order: {begin} and {end}' in capsys.readouterr().err
+        assert page.read_text() == damaged
+
+
 def test_publish_loses_no_published_result(stand_in, capsys):
     folder = stand_in.here / 'docs/results-v0.2'
     file, page = folder / 'little.jsonl', stand_in.here / 'docs/results-v0.2.md'

@@ -188,7 +188,8 @@ class Experiments:
         """Copy the results that count to FOLDER, and the tables between two marks of FOLDER.md.
 
         Raises:
-            ValueError: No result counts, or one that is published has no successor among them.
+            ValueError: No result counts, one that is published has no successor among them, or the
+                page has lost a mark.
         """
         file = folder / f'{self.protocol.name}.jsonl'
         page = folder.with_name(f'{folder.name}.md')
@@ -203,15 +204,18 @@ class Experiments:
             raise ValueError(
                 f'{len(lost)} results in {file} would be lost, as these options have none in their '
                 f'place: give the options of all, or remove what is outdated. {options_of(lost)}')
-        results.write(file, ''.join(map(results.to_line, lines)))
         begin, end = (
             f'<!-- {word} of {self.protocol.name}, written by tools/experiments/run.py -->'
             for word in ('begin', 'end'))
         text = page.read_text(encoding='utf-8') if page.exists() else '# Results\n'
-        if begin not in text:
+        if begin not in text and end not in text:
             text += f'\n{begin}\n{end}\n'
-        head, rest = text.split(begin, 1)
-        tail = rest.split(end, 1)[1]
+        head, begun, rest = text.partition(begin)
+        _, ended, tail = rest.partition(end)
+        if not (begun and ended):
+            raise ValueError(f'{page} needs both lines, in this order: {begin} and {end}. What is '
+                             'between them is replaced.')
+        results.write(file, ''.join(map(results.to_line, lines)))
         tables_of_runs = (f'{self.tables()}\nEvery run: [{file.name}]({folder.name}/{file.name}), '
                           'with its curve of validation and what its config changes.\n')
         results.write(page, f'{head}{begin}\n{tables_of_runs}{end}{tail}')
