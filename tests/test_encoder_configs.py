@@ -51,6 +51,8 @@ def test_one_training_step(name: str) -> None:
     pipeline = cfg.train_dataloader.dataset.dataset.pipeline
     assert next(step for step in pipeline if step.type == 'RandomRescaleCrop').crop_size == crop
     assert cfg.model.segmentor.decode_head.num_classes == 21
+    assert (cfg.test_pipeline == cfg.val_dataloader.dataset.pipeline
+            == cfg.test_dataloader.dataset.pipeline)  # the first is what inference reads
 
     by, small = SMALL[net]
     size = (112, 112) if 'dinov2' in net else (64, 64)
