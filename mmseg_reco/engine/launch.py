@@ -176,7 +176,15 @@ def build_runner(cfg: Config) -> Runner:
         distribute_on_cpu(cfg)
     elif distributed and torch.cuda.is_available():
         check_gpu_count()
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    deterministic = not on_cpu and cfg.get('randomness', {}).get('deterministic')
+    if deterministic:
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # without it cuBLAS refuses
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if deterministic:
+        # An operation without a deterministic form, as the histogram of mmseg's metric, would end
+        # the run: let it warn.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return runner
 
 
 def check_work_dir(work_dir: str) -> None:

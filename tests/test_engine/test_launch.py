@@ -180,6 +180,27 @@ def test_amp(monkeypatch, device, wrapper):
         launch.enable_amp(cfg)
 
 
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_deterministic_mode_on_a_gpu_warns_of_what_it_cannot_do(monkeypatch, tmp_path, device):
+    monkeypatch.setattr(launch, 'get_device', lambda: device)
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
+
+    def from_cfg(cfg):  # as mmengine does
+        torch.use_deterministic_algorithms(True)
+        return os.environ.get('CUBLAS_WORKSPACE_CONFIG')
+
+    monkeypatch.setattr(launch.Runner, 'from_cfg', from_cfg)
+    cfg = Config(dict(work_dir=str(tmp_path), launcher='none', model={},
+                      randomness=dict(deterministic=True)))
+    try:
+        assert launch.build_runner(cfg) == (':4096:8' if device == 'cuda' else None)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == (device == 'cuda')
+    finally:
+        torch.use_deterministic_algorithms(False)
+        os.environ.pop('CUBLAS_WORKSPACE_CONFIG', None)
+
+
 def test_resume_prefers_the_work_dir_to_pretrained_weights(tmp_path, capsys):
     cfg = Config(dict(work_dir=str(tmp_path), load_from='pretrained.pth'))
     launch.resume_latest(cfg, explicit=False)

@@ -61,15 +61,15 @@ class ActiveKeySampler:
             class hold arbitrary pixels.
         """
         rows, num_classes = class_probs.shape
-        cumulative = class_probs.cumsum(1)
+        # In integers: a GPU adds up floats in any order, which deterministic mode refuses.
+        cumulative = (class_probs * 2**52).long().cumsum(1).to(class_probs.dtype)
         # Exactly 1 at the end, so that no draw below 1 falls behind the last class.
-        tiny = torch.finfo(class_probs.dtype).tiny
-        cumulative = cumulative / cumulative[:, -1:].clamp_min(tiny)
+        cumulative = cumulative / cumulative[:, -1:].clamp_min(1)
         draws = uniform(
             rows, num_queries * num_negatives, device=class_probs.device, generator=generator)
         classes = torch.searchsorted(cumulative, draws, right=True).clamp_(max=num_classes - 1)
         below = (cumulative - class_probs).gather(1, classes)
-        share = class_probs.gather(1, classes).clamp_min_(tiny)
+        share = class_probs.gather(1, classes).clamp_min_(torch.finfo(class_probs.dtype).tiny)
         within = draws.sub_(below).div_(share).clamp_(0, 1 - 2**-40)
         pixels = pick(index, classes, index.count, within)
         return pixels.view(rows, num_queries, num_negatives)
