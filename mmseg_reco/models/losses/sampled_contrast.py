@@ -8,7 +8,8 @@ Triton by a fused kernel, on the CPU block by block of the pixels, and else by g
 """
 import importlib.util
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,6 @@ BLOCK_ELEMENTS = 2**21
 
 # Elements of keys gathered at once away from the CPU: 256 MiB of float32.
 GATHER_ELEMENTS = 2**26
-
-HAS_TRITON = importlib.util.find_spec('triton') is not None
 
 
 def gathered_attention(queries: Tensor, keys: Tensor, pixels: Tensor, active: Tensor,
@@ -115,6 +114,28 @@ def blocked_attention(queries: Tensor, keys: Tensor, pixels: Tensor, active: Ten
     return total.log() + highest, sums.div_(total.masked_fill(~active, 1)[:, None])
 
 
+@cache
+def fused_kernel(device: torch.device) -> Callable | None:
+    """The kernel that computes :func:`sampled_attention` on a GPU, if it can be had there.
+
+    Triton comes with torch, but compiles only where it finds a C compiler, Python's headers and a
+    GPU that it knows. That is tried once.
+    """
+    if importlib.util.find_spec('triton') is None:
+        return None
+    try:
+        from .sampled_attention_kernel import fused_attention
+        one, first = torch.ones(1, 1, device=device), torch.zeros(1, 1, dtype=int, device=device)
+        fused_attention(one, one[None], first, first[0] == 0, 1.)
+    except Exception as error:  # whatever stands in the way, there is another way
+        warnings.warn(
+            f'Keys are gathered, which is slower, since Triton compiles no kernel here ({error}). '
+            'It needs a C compiler and the headers of Python: apt install gcc python3-dev.',
+            stacklevel=2)
+        return None
+    return fused_attention
+
+
 def sampled_attention(queries: Tensor, keys: Tensor, pixels: Tensor, active: Tensor,
                       temperature: float) -> tuple[Tensor, Tensor]:
     r"""Attention of every query to keys of its own, by cosine similarity.
@@ -132,13 +153,12 @@ def sampled_attention(queries: Tensor, keys: Tensor, pixels: Tensor, active: Ten
         :math:`q \cdot k_m / \tau`, shape (R,), and the mean of :math:`k_m` under the softmax,
         shape (R, D), both of the dtype of the queries; :math:`-\infty` and 0 where not active.
     """
+    attention = None
     if queries.device.type == 'cpu':
         attention = blocked_attention
-    elif queries.device.type == 'cuda' and HAS_TRITON and queries.dtype == torch.float32:
-        from .sampled_attention_kernel import fused_attention as attention
-    else:
-        attention = gathered_attention
-    return attention(queries, keys, pixels, active, temperature)
+    elif queries.device.type == 'cuda' and queries.dtype == torch.float32:
+        attention = fused_kernel(queries.device)
+    return (attention or gathered_attention)(queries, keys, pixels, active, temperature)
 
 
 def contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor, pixels: Tensor,

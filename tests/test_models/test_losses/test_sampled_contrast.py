@@ -10,6 +10,8 @@ import os
 import pickle
 import subprocess
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -195,6 +197,27 @@ def test_kernel_compiles(monkeypatch, capability, dtype):
     compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32))
     assert 'ld.global.v4' in compiled.asm['ptx'], 'keys are not read 16 bytes at a time'
     assert compiled.asm['cubin']
+
+
+@pytest.mark.parametrize('error', (None, RuntimeError('Failed to find C compiler')))
+def test_kernel_that_does_not_compile_is_gone_without(monkeypatch, error):
+    def kernel(*args):
+        if error:
+            raise error
+        assert_equals_loop(gathered_attention, args[:-1], args[-1])  # a case as any other
+
+    name = 'mmseg_reco.models.losses.sampled_attention_kernel'
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(fused_attention=kernel))
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name == 'triton')
+    sampled_contrast.fused_kernel.cache_clear()
+    device = torch.device('cpu')
+    with pytest.warns(match='find C compiler.*apt install') if error else nullcontext():
+        assert sampled_contrast.fused_kernel(device) is (None if error else kernel)
+    assert sampled_contrast.fused_kernel(device) is (None if error else kernel)  # tried once
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    sampled_contrast.fused_kernel.cache_clear()
+    assert sampled_contrast.fused_kernel(device) is None
+    sampled_contrast.fused_kernel.cache_clear()
 
 
 # --------------------------------------------------------------------------- loss and gradient
