@@ -1,12 +1,14 @@
 # Licensed under the Apache License, Version 2.0.
 import argparse
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmseg.registry import MODELS
+from tiny_semi import write_semi_config
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'test.py'
 
@@ -53,6 +55,42 @@ def test_tta_wraps_the_model(tool):
     assert cfg.test_dataloader.dataset.pipeline == [dict(type='A')]
     with pytest.raises(ValueError, match='tta_pipeline'):
         tool.use_tta(Config(dict(model={})))
+
+
+TTA = """
+_base_ = './semi.py'
+model = dict(segmentor=dict(decode_head=dict({head})))
+tta_model = dict(type='SegTTAModel')
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in {probs}],
+        [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])]
+"""
+
+
+@pytest.mark.parametrize('head', ['', 'num_classes=2, out_channels=1, threshold=0.3'])
+def test_teacher_predicts_under_test_time_augmentation(
+        tool, tiny_config, tmp_path, monkeypatch, capfd, head):
+    """Of the image as it is: the same score as without. With its mirror image: another one."""
+    write_semi_config(tiny_config)
+    config, scores = tiny_config.with_name('tta.py'), []
+    monkeypatch.setattr(tool, 'finish', lambda: None)
+    for number, probs in enumerate(('[0.]', '[0.]', '[0., 1.]')):
+        config.write_text(TTA.format(head=head, probs=probs))
+        if number == 0:
+            torch.manual_seed(0)
+            cfg = Config.fromfile(config)
+            model = MODELS.build(cfg.model)
+            model.teacher.decode_head.conv_seg.weight.data.normal_(0, 10)  # several classes
+            torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'it.pth')
+        monkeypatch.setattr('sys.argv', [
+            'test.py', str(config), str(tmp_path / 'it.pth'), '--work-dir', str(tmp_path / 'work'),
+            *(['--tta'] if number else [])])
+        tool.main()
+        scores.append(re.findall('mIoU: ([0-9.]+)', ''.join(capfd.readouterr()))[-1])
+    # With one channel mmseg takes the sigmoid of a sigmoid, which is above 0.3 everywhere.
+    assert scores[0] == scores[1] != scores[2] or head and len(scores) == 3
 
 
 def test_config_of_a_resumed_run_tests_the_named_checkpoint(

@@ -477,6 +477,16 @@ class SemiBaseSegmentor(BaseSegmentor):
     def _predictor(self) -> nn.Module:
         return getattr(self, self.semi_test_cfg['predict_on'])
 
+    @property
+    def out_channels(self) -> int:
+        """Of the network that predicts; mmseg's test-time augmentation reads it."""
+        return self._predictor.out_channels
+
+    @property
+    def decode_head(self) -> nn.Module:
+        """Of the network that predicts; its threshold is read where it has one channel."""
+        return self._predictor.decode_head
+
     def predict(self, inputs: Tensor, data_samples: OptSampleList = None) -> SampleList:
         """Stock prediction of the network named by ``semi_test_cfg.predict_on``."""
         return self._predictor.predict(inputs, data_samples)
