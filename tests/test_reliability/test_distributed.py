@@ -126,6 +126,24 @@ def test_batch_norm_without_synchronisation_differs():
     assert loss > 1e-3
 
 
+def query_losses(images):
+    """Of MaskFormer, whose matching is without randomness; the last image has few labels."""
+    torch.manual_seed(0)
+    model = MODELS.build(dict(query_segmentor_config(), type='QueryEncoderDecoder')).eval()
+    inputs = torch.rand(4, 3, *SIZE)[images]
+    samples = [make_sample(make_labels(seed, (0, 0.3, 0.9, 1.1)[seed])) for seed in range(4)]
+    return model.supervised_losses(model.forward_dense(inputs), samples[images])
+
+
+def test_query_heads_have_the_losses_of_one_process():
+    expected = query_losses(slice(4))
+    assert len(expected) == 6 and all(loss > 0 for loss in expected.values())
+    first, second = run_ranks(lambda rank: {
+        name: loss.detach() for name, loss in query_losses(slice(2 * rank, 2 * rank + 2)).items()})
+    for name, loss in expected.items():
+        torch.testing.assert_close((first[name] + second[name]) / 2, loss.detach())
+
+
 def reco_batch(images):
     """Representations, labels, probabilities of four images; class 3 in the last one only."""
     generator = torch.Generator().manual_seed(0)

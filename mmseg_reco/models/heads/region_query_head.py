@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_reduce
 from mmengine.structures import InstanceData
 from mmseg.structures import SegDataSample
 from mmseg.utils import SampleList
 from packaging.specifiers import SpecifierSet
 from torch import Tensor
 
+from ..losses.over_ranks import mean_count
 from .feature_tap import FeatureTap
 
 _MMDET = '>=3.1,<4'
@@ -219,12 +219,9 @@ class RegionQueryHead:
             class_weight = cls_scores.new_tensor(self.class_weight)
             loss_cls = self.loss_cls(
                 cls_scores.flatten(0, 1), labels.flatten(), known.flatten(),
-                avg_factor=(class_weight[labels] * known).sum())
+                avg_factor=mean_count((class_weight[labels] * known).sum()))
 
-            # The mean over processes, also where this one has no mask.
-            num_masks = matched.sum().to(mask_preds)
-            all_reduce(num_masks, 'mean')
-            num_masks = num_masks.clamp_min(1)
+            num_masks = mean_count(matched.sum())
             logits = mask_preds[matched]
             if len(logits) == 0:
                 return loss_cls, logits.sum(), logits.sum()

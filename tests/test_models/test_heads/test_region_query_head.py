@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from tiny_segmentor import NUM_CLASSES, SIZE, make_labels, make_sample, query_segmentor_config
 
 from mmseg_reco.models import QueryOutput, semantic_scores
-from mmseg_reco.models.heads import region_query_head
+from mmseg_reco.models.losses import over_ranks
 
 STOCK = ['MaskFormerHead', 'Mask2FormerHead']
 each_head = pytest.mark.parametrize('stock', STOCK)
@@ -201,25 +201,25 @@ def test_a_batch_without_labels_reaches_every_parameter(stock):
 
 
 @each_head
-def test_number_of_masks_is_the_mean_over_processes(stock, monkeypatch):
+def test_averages_run_over_all_processes(stock, monkeypatch):
     head, output = build(f'Region{stock}').decode_head, leaves(layers=2)
     samples = [make_sample(make_labels(i)) for i in range(2)]
     torch.manual_seed(3)
     alone = head.loss_by_regions(output, samples)
-    operations = []
+    exchanged = []
 
-    def twice_as_many_elsewhere(x, operation):
-        operations.append(operation)
+    def twice_as_many_elsewhere(x):
+        exchanged.append(x.item())
         x.mul_(3)
 
-    monkeypatch.setattr(region_query_head, 'all_reduce', twice_as_many_elsewhere)
+    monkeypatch.setattr(over_ranks, 'all_reduce', twice_as_many_elsewhere)
     torch.manual_seed(3)
     losses = head.loss_by_regions(output, samples)
     for name, loss in losses.items():
-        torch.testing.assert_close(loss * (1 if 'cls' in name else 3), alone[name])
-    # One exchange a layer, also without labels.
+        torch.testing.assert_close(3 * loss, alone[name])
+    # Two exchanges a layer, weights of queries and number of masks, also without labels.
     head.loss_by_regions(output, [make_sample(make_labels(0, ignored=1.1))] * 2)
-    assert operations == ['mean'] * 4
+    assert len(exchanged) == 8 and not any(exchanged[4:]) and all(exchanged[:4])
 
 
 @each_head
