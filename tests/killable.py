@@ -16,6 +16,7 @@ import sys
 from argparse import Namespace
 from multiprocessing.connection import wait
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -168,8 +169,11 @@ def train(config: Path, work_dir: Path, options: dict | None = None, resume: boo
     processes = [_context.Process(target=_train, args=(
         str(config), str(work_dir), options or {}, resume, place, signals, rank, world, port))
         for rank in range(world)]
-    for process in processes:
-        process.start()
+    # A GPU has no deterministic form of some operators. The server, which the first start starts,
+    # has to be without: mmengine chooses the device while it is imported.
+    with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=''):
+        for process in processes:
+            process.start()
     try:
         wait([process.sentinel for process in processes], 300)
         for process in processes:  # whoever starts processes ends the others when one dies

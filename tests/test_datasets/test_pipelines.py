@@ -1,5 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
 import pytest
+from mmcv.transforms import TRANSFORMS as MMCV_TRANSFORMS
+from mmseg.registry import TRANSFORMS
 
 from mmseg_reco.datasets.pipelines import (
     hide_labels,
@@ -20,6 +22,8 @@ STOCK_PIPELINE = [
     dict(type='Pad', size=(32, 32)),
     dict(type='PackSegInputs', meta_keys=('img_path', 'flip', 'img_shape')),
 ]
+
+CHOICES = 'RandomChoice', 'RandomOrder'
 
 
 def names_of(pipeline):
@@ -56,9 +60,21 @@ class TestWeakPipeline:
         weak = weak_pipeline([dict(type='RandomResize', scale=[(100, 50), (300, 150)])])
         assert weak == [dict(type='Resize', scale=(200, 100))]
 
-    def test_refuses_a_choice_of_pipelines(self):
+    @pytest.mark.parametrize('name', CHOICES)
+    def test_refuses_a_choice_of_pipelines(self, name):
         with pytest.raises(ValueError, match='unlabeled_pipeline'):
-            weak_pipeline([dict(type='RandomChoice', transforms=[])])
+            weak_pipeline([dict(type=name, transforms=[])])
+
+    def test_nothing_random_is_left(self):
+        """Of all that mmcv, mmseg and this package have, but for crops at a random place."""
+        names = {name for registry in (MMCV_TRANSFORMS, TRANSFORMS)
+                 for name in registry.module_dict if 'Random' in name}
+        names |= {'Albu', 'BioMedicalGaussianBlur', 'BioMedicalGaussianNoise',
+                  'PhotoMetricDistortion'}
+        names -= {'RandomResize', 'RandomChoiceResize', *CHOICES}  # see above
+        assert len(names) > 15
+        assert {*names_of(weak_pipeline([dict(type=name) for name in names]))} <= {
+            'BioMedical3DRandomCrop', 'RandomCrop', 'RandomRescaleCrop'}
 
 
 class TestSparsifyPipeline:

@@ -2,13 +2,14 @@
 """Runs that are asked to stop: a checkpoint, exit status 75, and the same end after a resume."""
 
 import signal
+from types import SimpleNamespace
 
 import pytest
 from killable import digests, read_log, train
 from test_end_to_end import semi_config  # noqa: F401  a fixture
 from test_exact_resume import LAST, files, method, stock  # noqa: F401  fixtures
 
-from mmseg_reco.engine.hooks import EXIT_PREEMPTED
+from mmseg_reco.engine.hooks import EXIT_PREEMPTED, PreemptionHook
 
 SEED = {'randomness.seed': 5}
 
@@ -36,6 +37,14 @@ def test_stops_in_order_and_goes_on(method, tmp_path):  # noqa: F811
     assert train(method, run, SEED, resume=True) == [0], read_log(run)
     assert parts(run / f'iter_{LAST}.pth') == parts(whole / f'iter_{LAST}.pth')
     assert files(run) == files(whole)
+
+
+def test_accumulated_gradients_are_not_thrown_away():
+    """A run stops where they have become an update."""
+    hook, runner = PreemptionHook(), SimpleNamespace(
+        optim_wrapper=SimpleNamespace(_accumulative_counts=4))
+    hook.signal = signal.SIGTERM
+    assert [done for done in range(1, 9) if hook._agreed(runner, done, done)] == [4, 8]
 
 
 @pytest.mark.parametrize('signals', [(signal.SIGINT,), (signal.SIGTERM, signal.SIGUSR1)])

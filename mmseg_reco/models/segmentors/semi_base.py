@@ -526,9 +526,12 @@ def pseudo_label_accuracy(labels: Tensor, confidence: Tensor, data_samples: Samp
 
     Returns:
         dict[str, Tensor]: ``teacher_confidence`` and, with hidden truth, ``pseudo_label_acc``, in
-        [0, 1].
+        [0, 1]; without padding.
     """
-    result = dict(teacher_confidence=confidence.mean())
+    sizes = [sample.img_shape[:2] for sample in data_samples]
+    images = [image[:height, :width].flatten()
+              for image, (height, width) in zip(confidence, sizes, strict=True)]
+    result = dict(teacher_confidence=torch.cat(images).mean())
     if all('hidden_sem_seg' in sample for sample in data_samples):
         height, width = labels.shape[-2:]
         truth = torch.cat([

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn as nn
+from gloo import run_ranks
 
 from mmseg_reco.engine import MeanTeacherHook
 from mmseg_reco.engine.hooks.mean_teacher_hook import update_teacher, warmup_momentum
@@ -92,6 +93,25 @@ def test_interval():
     torch.testing.assert_close(model.teacher[0].weight, before, rtol=0, atol=0)
     hook.after_train_iter(SimpleNamespace(model=model, iter=1), 1)
     torch.testing.assert_close(model.teacher[0].weight, model.student[0].weight, rtol=0, atol=0)
+
+
+def test_warm_up_counts_updates():
+    """Also with an interval the teacher is the student after the first of them."""
+    model, hook = pair(), MeanTeacherHook(momentum=0.01, interval=3)
+    hook.after_train_iter(SimpleNamespace(model=model, iter=2), 2)
+    torch.testing.assert_close(model.teacher[0].weight, model.student[0].weight, rtol=0, atol=0)
+
+
+def statistics_of_rank(rank):
+    model = pair()
+    model.student[1].running_mean.fill_(rank)
+    MeanTeacherHook().after_train_iter(SimpleNamespace(model=model, iter=0), 0)
+    return model.teacher[1].running_mean, model.teacher[1].num_batches_tracked
+
+
+def test_statistics_are_the_mean_over_ranks():
+    for mean, batches in run_ranks(statistics_of_rank):
+        assert (mean == 0.5).all() and batches == 1
 
 
 @pytest.mark.parametrize('argument, message', [

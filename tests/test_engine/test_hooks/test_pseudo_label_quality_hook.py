@@ -281,6 +281,22 @@ def test_ranks_share_the_images_and_one_that_gets_none_counts_nothing(monkeypatc
     assert torch.equal(sum(shares), whole)
 
 
+def test_records_hold_the_sums_over_ranks(monkeypatch, tmp_path):
+    """Of three ranks that count the same."""
+    monkeypatch.setattr('mmseg_reco.engine.hooks.pseudo_label_quality_hook.all_reduce',
+                        lambda counts: counts.mul_(3))
+    image, model = torch.zeros(3, 4, 6), Model()
+    model.weak_threshold = 0.5
+    hook = PseudoLabelQualityHook(interval=1, num_images=1, dataset=[
+        dict(inputs=image, data_samples=make_sample(image[0].long(), (4, 6)))])
+    dataset = SimpleNamespace(metainfo=dict(classes=('a', 'b', 'c')))
+    hook.after_train_iter(SimpleNamespace(
+        model=model, iter=0, work_dir=str(tmp_path),
+        train_dataloader=SimpleNamespace(dataset=dataset),
+        visualizer=SimpleNamespace(add_scalars=lambda *args, **kwargs: None)), 0)
+    assert hook.records[0]['counts'].tolist() == [[3 * 24, 0, 0]] * 4
+
+
 def test_what_cannot_work_is_said_before_training():
     with pytest.raises(ValueError, match='num_images must be >= 1'):
         PseudoLabelQualityHook(num_images=0)

@@ -2,9 +2,12 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 import torch.nn as nn
 
+from mmseg_reco.datasets.samplers import SeededBatchSampler, seeded_batch_sampler
 from mmseg_reco.engine import TeacherStudentValLoop
+from mmseg_reco.engine.runner import ResumableTrainLoop, loops
 
 
 class Model(nn.Module):
@@ -52,6 +55,36 @@ def test_both_networks_are_scored(predict_on):
     names = [name for name, _ in calls]
     assert names.count('before_val_epoch') == names.count('after_val_epoch') == 1
     assert dict(calls)['after_val_epoch'] == dict(metrics=metrics)
+
+
+def drawn(monkeypatch, rank, start=0):
+    """A number that each of three iterations draws while it loads, and one while it trains."""
+    for module in (loops, seeded_batch_sampler):
+        monkeypatch.setattr(module, 'get_rank', lambda: rank)
+    loop, numbers = object.__new__(ResumableTrainLoop), []
+    loop._runner = SimpleNamespace(
+        seed=3, model=nn.Identity(), call_hook=lambda name: None,
+        message_hub=SimpleNamespace(get_info=lambda name: start))
+    loop._iter, loop._max_iters, loop.stop_training = start, 3, False
+    batches = SeededBatchSampler([0], batch_size=1)
+    batches.start(start, seed=3)
+    loop.dataloader_iterator = (
+        (list(batch), numbers.append(torch.rand(()).item())) for batch in batches)
+
+    def run_iter(batch):
+        numbers.append(torch.rand(()).item())
+        loop._iter += 1
+
+    loop.run_iter = run_iter
+    loop._start_data = loop._decide_current_val_interval = loop._validate_if_due = lambda: None
+    loop.run()
+    return numbers
+
+
+def test_ranks_iterations_and_loading_draw_numbers_of_their_own(monkeypatch):
+    first, second = (drawn(monkeypatch, rank) for rank in range(2))
+    assert len(set(first + second)) == 12
+    assert drawn(monkeypatch, 1, start=2) == second[4:]  # resumed
 
 
 def test_a_plain_model_is_refused():

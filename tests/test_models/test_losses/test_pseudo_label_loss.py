@@ -62,11 +62,20 @@ def test_averages_differ_where_a_pixel_is_fitted():
 
 
 def test_threshold_includes_itself_and_weight_scales():
-    logits, labels = torch.zeros(1, 2, 1, 2), torch.zeros(1, 1, 2, dtype=torch.long)
-    confidence = torch.tensor([[[0.5, 0.25]]])
+    """The share in the log is the mean over images: here of 1/2 and 1."""
+    logits, labels = torch.zeros(2, 2, 1, 2), torch.zeros(2, 1, 2, dtype=torch.long)
+    confidence = torch.tensor([[[0.5, 0.25]], [[0.5, 0.5]]])
     loss = PseudoLabelLoss(strong_threshold=0.5, loss_weight=3)
-    assert loss(logits, labels, confidence).item() == pytest.approx(3 * 0.5 * math.log(2))
-    assert loss.diagnostics['confident_share'].item() == 0.5
+    assert loss(logits, labels, confidence).item() == pytest.approx(3 * 0.75 * math.log(2))
+    assert loss.diagnostics['confident_share'].item() == 0.75
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_logits_lose_only_their_own_rounding(dtype):
+    logits, labels, confidence = make_batch()
+    logits, loss = logits.to(dtype), PseudoLabelLoss(0.6)
+    value = loss(logits, labels, confidence)
+    assert value > 0 and torch.equal(value, loss(logits.float(), labels, confidence))
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])

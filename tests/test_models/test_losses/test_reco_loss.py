@@ -625,6 +625,9 @@ def test_half_precision_embeddings_lose_only_their_own_rounding(dtype):
 # --------------------------------------------------------------------------- cost
 
 
+MASKABLE = {'aten::index', 'aten::index_put', 'aten::index_put_'}
+
+
 class Record(TorchDispatchMode):
     """Names of all operators and the most elements any of their results holds in memory."""
 
@@ -635,6 +638,9 @@ class Record(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         self.names.add(func._schema.name)
+        if func._schema.name in MASKABLE and any(
+                index is not None and index.dtype == torch.bool for index in args[1]):
+            self.names.add('aten::nonzero')  # which a mask as an index becomes
         for tensor in tree_flatten((result, args, kwargs))[0]:
             if isinstance(tensor, torch.Tensor):
                 if tensor.layout == torch.sparse_csr:
@@ -680,9 +686,14 @@ def test_no_operator_waits_for_the_device():
     assert not record.names & HOST_SYNCS
 
 
-def test_the_record_sees_a_wait():
+@pytest.mark.parametrize('wait', [
+    lambda values: values.sum().item(),
+    lambda values: values[values > 0],
+    lambda values: values.mul(2).index_put_((values > 0, ), values),
+])
+def test_the_record_sees_a_wait(wait):
     with Record() as record:
-        torch.ones(2, requires_grad=True).sum().item()
+        wait(torch.ones(2, requires_grad=True))
     assert record.names & HOST_SYNCS
 
 

@@ -382,7 +382,7 @@ class Operators(TorchDispatchMode):
 
 HOST_SYNCS = {'aten::_local_scalar_dense', 'aten::item', 'aten::nonzero', 'aten::masked_select',
               'aten::_unique2', 'aten::unique_dim', 'aten::equal', 'aten::is_nonzero',
-              'aten::_to_cpu', 'aten::index_put_', 'aten::index.Tensor'}
+              'aten::_to_cpu', 'aten::index_put_', 'aten::index'}
 
 
 @each_loss

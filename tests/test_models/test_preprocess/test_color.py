@@ -15,6 +15,7 @@ from mmseg_reco.models.preprocess import (
     BatchGaussianBlur,
     BatchGrayscale,
     PseudoBatch,
+    color,
 )
 from mmseg_reco.models.preprocess.color import (
     adjust_brightness,
@@ -105,6 +106,33 @@ def test_jitter_factors_are_uniform_and_orders_vary():
     close = [(out - x).abs() < 1e-5 for x in (first_bright, first_contrast)]
     assert (close[0] ^ close[1]).all()
     assert abs(close[0].float().mean().item() - 0.5) < 0.1
+
+
+def test_jitter_draws_all_orders_and_a_factor_for_each_adjustment(monkeypatch):
+    calls = []
+    monkeypatch.setattr(color, '_ADJUSTMENTS', tuple(
+        lambda image, factor, k=k: calls.append((k, factor)) or image for k in range(4)))
+    BatchColorJitter()(make_batch(3000, (1, 1)), torch.Generator().manual_seed(0))
+    order, factors = torch.tensor(calls).view(-1, 4, 2).unbind(2)
+    orders, counts = order.unique(dim=0, return_counts=True)
+    # 100 expected of each, standard deviation 10
+    assert len(orders) == 24 and (counts - len(order) / 24).abs().max() < 50
+    factors = factors.gather(1, order.argsort(1))
+    assert (torch.corrcoef(factors.T) - torch.eye(4)).abs().max() < 0.1
+    for values, (low, high) in zip(factors.T, BatchColorJitter().ranges, strict=True):
+        assert low <= values.min() < low + 0.01 and high - 0.01 < values.max() <= high
+
+
+def test_blur_draws_sigma_evenly_and_its_kernel_holds_the_largest(monkeypatch):
+    """It reaches to three times that: 3.45, rounded."""
+    drawn = []
+    monkeypatch.setattr(
+        color, 'gaussian_blur', lambda image, *args: drawn.append(args) or image)
+    BatchGaussianBlur()(make_batch(2000, (4, 4)), torch.Generator().manual_seed(0))
+    sigmas, radii = zip(*drawn, strict=True)
+    assert set(radii) == {3}
+    assert 0.15 <= min(sigmas) < 0.17 and 1.13 < max(sigmas) <= 1.15
+    assert abs(np.mean(sigmas) - 0.65) < 0.04
 
 
 def test_grayscale_takes_the_colour_out_of_some_images():

@@ -112,6 +112,16 @@ def test_random_rescale_crop_draws_a_ratio_and_a_place_for_every_image():
     assert abs(place.mean().item() - 0.5) < 0.1
 
 
+def test_crops_begin_at_every_place():
+    """Of 2 x 3 pixels in images of 4 x 4: in one of three rows and, independently, two columns."""
+    crop = BatchRescaleCrop((2, 3), (1, 1))
+    origin = crop(make_batch(1200, (4, 4)), torch.Generator().manual_seed(0)).origin
+    counts = torch.bincount(origin[:, 0, 0] % 16, minlength=16).view(4, 4)
+    assert counts[:3, :2].sum() == 1200
+    # 200 expected of each, standard deviation 13
+    assert (counts[:3, :2] - 200).abs().max() < 65
+
+
 def test_flip_moves_image_label_and_confidence_together():
     num = 200
     batch = make_batch(num, (4, 7))

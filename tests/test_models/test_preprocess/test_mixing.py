@@ -127,6 +127,23 @@ def test_boxes_have_the_area_and_shape_they_should(size, area):
         assert abs(tops.mean() - 0.5) < 0.06
 
 
+@pytest.mark.parametrize('area', [None, (0.02, 0.4)])
+def test_boxes_lie_anywhere_along_both_axes(area):
+    """Uniformly, and independently of each other and of the width."""
+    size, generator = (100, 140), torch.Generator().manual_seed(0)
+    boxes = (random_boxes(3000, size, generator) if area is None else
+             boxes_of_area(3000, size, area, generator))
+    starts = torch.tensor([[side.start for side in box] for box in boxes])
+    sides = torch.tensor([[side.stop for side in box] for box in boxes]) - starts
+    room = torch.tensor(size) - sides
+    free = (room > 15).all(1)
+    places = starts[free] / room[free]
+    assert (places.amin(0) == 0).all() and (places.amax(0) == 1).all()
+    assert ((places.mean(0) - 0.5).abs() < 0.03).all()
+    drawn = torch.cat([places, sides[free, 1:]], 1)
+    assert (torch.corrcoef(drawn.T) - torch.eye(3)).abs().max() < 0.1
+
+
 @pytest.mark.parametrize('prob', [0., 0.5, 1.])
 def test_random_cut_mix_mixes_some_images_with_the_next(prob):
     batch = make_batch(200)

@@ -50,6 +50,13 @@ def test_cost_counts_valid_pixels_only():
         rtol=1e-4, atol=1e-5)
 
 
+def test_autocast_does_not_round_the_cost():
+    case = make_case(size=(20, 30))
+    expected = matching_cost(**case)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(matching_cost(**case), expected)
+
+
 def test_cost_is_that_of_mask_former():
     costs = pytest.importorskip('mmdet.models.task_modules.assigners.match_cost')
     from mmengine.structures import InstanceData

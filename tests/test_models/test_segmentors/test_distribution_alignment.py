@@ -4,6 +4,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from gloo import run_ranks
+from mmengine.logging import MessageHub
 from mmseg.registry import MODELS
 from tiny_segmentor import NUM_CLASSES, make_batch, segmentor_config
 
@@ -35,6 +37,22 @@ def test_equals_the_loop():
         expected = probs.double().numpy() * (target / found)[:, None, None]
         expected /= expected.sum(1, keepdims=True)
         np.testing.assert_allclose(aligned.numpy(), expected, rtol=1e-4)
+
+
+def aligned_rank(rank, world_size=2):
+    align = DistributionAlignment(3, 'labeled', momentum=0.4)
+    for step in range(3):
+        labels = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(step))
+        labels[0, :step] = 255  # unlike numbers of labels
+        align.count(labels[rank::world_size])
+        align.observe(random_probs(step)[rank::world_size])
+    return align.target, align.found
+
+
+def test_frequencies_are_those_of_all_ranks():
+    whole = aligned_rank(0, world_size=1)
+    for rank in run_ranks(aligned_rank):
+        torch.testing.assert_close(rank, whole)
 
 
 def test_frequencies_become_those_wanted_where_classes_cannot_be_told_apart():
@@ -107,6 +125,7 @@ def test_pseudo_labels_follow_the_frequencies_and_buffers_are_saved():
 def test_labels_count_from_the_burn_in_on():
     inputs, samples = make_batch()
     model = build(class_frequencies='labeled', burn_in=5)
+    MessageHub.get_current_instance().update_info('iter', 0)  # a test before may have trained
     model.loss(inputs, samples)
     labels = torch.cat([sample.gt_sem_seg.data for sample in samples['sup']])
     counts = torch.stack([(labels == c).sum() for c in range(NUM_CLASSES)])

@@ -156,6 +156,18 @@ def test_class_weights_and_ignored_pixels(class_weight):
     assert cross_entropy_of_labels(logits, labels, ignore_index=255) == 0
 
 
+def test_class_weights_in_half_precision_are_summed_in_float32():
+    """As under autocast, where mmseg makes them of the dtype of the logits."""
+    torch.manual_seed(0)
+    logits, weight = torch.randn(1, NUM_CLASSES, *SIZE).bfloat16(), torch.tensor([0.5, 1., 2., 4.])
+    labels = torch.randint(0, NUM_CLASSES, (1, *SIZE))
+    expected = F.cross_entropy(logits.float(), labels, weight)
+    with torch.autocast('cpu', torch.bfloat16):
+        value = cross_entropy_of_labels(
+            logits, labels, class_weight=weight.bfloat16(), ignore_index=255)
+    torch.testing.assert_close(value.float(), expected, rtol=1e-4, atol=0)
+
+
 def test_projector_of_knet_is_normalised_as_its_kernel_head():
     config = segmentor_config()
     update = dict(

@@ -4,10 +4,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.structures import PixelData
 from mmseg.registry import MODELS
-from tiny_segmentor import SIZE, make_batch, make_labels, segmentor_config
+from tiny_segmentor import NUM_CLASSES, SIZE, make_batch, make_labels, segmentor_config
 
 from mmseg_reco.models.preprocess import PseudoBatch
+from mmseg_reco.models.segmentors.dense import DenseOutput
 from mmseg_reco.models.segmentors.mean_teacher_reco import MeanTeacherReCo
 
 RECO = dict(type='ReCoLoss', num_queries=16, num_negatives=32)
@@ -160,6 +162,19 @@ def test_given_labels_override_the_teacher_with_confidence_one():
     assert (batch.labels != 255).all()
 
 
+def test_confidence_at_a_threshold_is_enough():
+    """So given labels, of confidence 1, take part at a threshold of 1, too."""
+    model = build(semi_train_cfg=dict(weak_threshold=0.5, self_label_threshold=0.25))
+    batch = PseudoBatch(
+        torch.zeros(1, 3, 1, 2), torch.tensor([[[1, 2]]]), torch.tensor([[[0.5, 0.49]]]))
+    assert model.trusted(batch).tolist() == [[[1, 255]]]
+    unlabeled = torch.full((1, 2, 2), 255)
+    even = DenseOutput((), [torch.zeros(1, NUM_CLASSES, 2, 2)], None)  # 0.25 for each class
+    assert (model.complete(unlabeled, even) != 255).all()
+    model.self_label_threshold = 0.26
+    assert torch.equal(model.complete(unlabeled, even), unlabeled)
+
+
 def test_padding_is_ignored():
     model, (inputs, samples) = build(), make_batch()
     samples['unsup'][1].set_metainfo(dict(img_shape=(20, 30)))
@@ -196,14 +211,40 @@ def test_hidden_truth_is_for_diagnostics_alone():
     assert results[0][1] != results[1][1]
 
 
-def test_pseudo_label_accuracy_is_the_share_of_right_pixels():
+@pytest.mark.parametrize('padded', [False, True])
+def test_diagnostics_are_means_over_pixels_that_are_not_padding(padded):
+    """Share of right labels and confidence; images count by their own sizes."""
     model, (inputs, samples) = build(), make_batch()
+    sizes = [(20, 30), (12, 40), SIZE] if padded else [SIZE] * 3
+    for sample, (height, width) in zip(samples['unsup'], sizes, strict=True):
+        sample.set_metainfo(dict(img_shape=(height, width)))
+        sample.hidden_sem_seg = PixelData(data=sample.hidden_sem_seg.data[:, :height, :width])
     batch, _ = model.pseudo_label(inputs['unsup'], samples['unsup'])
-    truth = torch.stack([sample.hidden_sem_seg.data[0] for sample in samples['unsup']])
-    assert model.diagnostics['pseudo_label_acc'] == (batch.labels == truth).float().mean()
+    right = torch.cat([
+        (label[:height, :width] == sample.hidden_sem_seg.data[0]).flatten()
+        for label, sample, (height, width) in zip(
+            batch.labels, samples['unsup'], sizes, strict=True)])
+    assert model.diagnostics['pseudo_label_acc'] == right.float().mean()
+    torch.testing.assert_close(
+        model.diagnostics['teacher_confidence'], batch.confidence[batch.labels != 255].mean())
     del samples['unsup'][0].hidden_sem_seg
     model.pseudo_label(inputs['unsup'], samples['unsup'])
     assert 'pseudo_label_acc' not in model.diagnostics
+
+
+def test_a_strong_view_is_rescaled_then_mixed_then_recoloured():
+    """Colours of RGB in [0, 1], all else of normalised images."""
+    model, calls = build(), []
+
+    def note(name):
+        return lambda batch: calls.append((name, bool(batch.images.min() < 0))) or batch
+
+    model.rescale_crop, model.mix = note('rescale and crop'), note('mix')
+    model.strong_augments = [note('colour'), note('flip')]
+    images = make_batch()[0]['unsup']
+    model.strong_view(PseudoBatch(images, None, None))
+    assert calls == [
+        ('rescale and crop', True), ('mix', True), ('colour', False), ('flip', False)]
 
 
 def test_strong_view_keeps_image_and_label_together():
