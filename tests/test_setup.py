@@ -238,12 +238,19 @@ class Recorder:
     def __init__(
         self, setup_env, monkeypatch, torch='2.13.0+cpu', failing=(), family='open-mmlab'
     ):
-        self.calls, self.failing = [], failing
+        self.calls, self.failing, self.problems = [], failing, {}
         self.installer = setup_env.Installer(sys.executable, family)
         monkeypatch.setattr(setup_env, 'reachable', lambda url: False)
-        monkeypatch.setattr(setup_env, 'find_problems', lambda python, wanted: {})
+        monkeypatch.setattr(setup_env, 'find_problems', self.find_problems)
         monkeypatch.setattr(self.installer, 'run', self.run)
         monkeypatch.setattr(self.installer, 'ask', lambda code: torch)
+
+    def install(self, problems, after_build_tools=None):
+        self.problems = problems if after_build_tools is None else after_build_tools
+        self.installer.install(problems)
+
+    def find_problems(self, python, wanted):
+        return {line: reason for line, reason in self.problems.items() if line in wanted}
 
     def run(self, *args, quiet=False):
         self.calls.append(' '.join(args))
@@ -261,7 +268,7 @@ def test_torch_comes_before_what_is_built_against_it(setup_env, monkeypatch):
     monkeypatch.setattr(setup_env.shutil, 'which', lambda name: None)  # no GPU
     recorder = Recorder(setup_env, monkeypatch)
     problems = {'ftfy': 'x', 'torch>=2.1': NOT_THERE, 'mmseg_reco': 'x'}
-    recorder.installer.install(problems)
+    recorder.install(problems)
     assert recorder.installs() == [
         'setuptools>=77,<81 wheel ninja packaging',
         'torch==2.13.0+cpu',
@@ -281,22 +288,31 @@ def test_torch_falls_back_to_what_there_is(setup_env, monkeypatch):
 
 def test_an_installed_torch_is_never_replaced(setup_env, monkeypatch):
     recorder = Recorder(setup_env, monkeypatch)
-    with pytest.raises(SystemExit, match='left alone'):
-        recorder.installer.install_torch('version 1.13.1')
-    recorder.installer.install({'ftfy': 'x'})
+    for reason in ('version 1.13.1', "ModuleNotFoundError: No module named 'typing_extensions'"):
+        with pytest.raises(SystemExit, match='left alone') as caught:
+            recorder.installer.install_torch(reason)
+        assert reason in str(caught.value)
+    recorder.install({'ftfy': 'x'})
     assert not any('torch' in call for call in recorder.installs())
+
+
+def test_without_packaging_what_is_there_does_not_count_as_missing(setup_env, monkeypatch):
+    no_packaging = "ModuleNotFoundError: No module named 'packaging'"
+    recorder = Recorder(setup_env, monkeypatch)
+    recorder.install(dict.fromkeys(['torch>=2.1', 'numpy', 'ftfy'], no_packaging), {'ftfy': 'x'})
+    assert recorder.installs() == ['setuptools>=77,<81 wheel ninja packaging', 'ftfy']
 
 
 def test_old_torch_gets_numpy_1(setup_env, monkeypatch):
     recorder = Recorder(setup_env, monkeypatch, torch='2.1.2')
-    recorder.installer.install({'numpy': 'x'})
+    recorder.install({'numpy': 'x'})
     assert recorder.installs()[-1] == 'numpy numpy<2'
 
 
 def test_pip_failure_stops_with_a_hint(setup_env, monkeypatch):
     recorder = Recorder(setup_env, monkeypatch, failing=['install ftfy'])
     with pytest.raises(SystemExit, match='PIP_FIND_LINKS'):
-        recorder.installer.install({'ftfy': 'x'})
+        recorder.install({'ftfy': 'x'})
 
 
 @pytest.mark.parametrize('family', ['open-mmlab', 'onedl'])
@@ -315,8 +331,7 @@ def test_mmcv_is_proved_by_importing_its_operators(setup_env, monkeypatch, famil
 def test_opencv_that_lacks_libgl_is_replaced(setup_env, monkeypatch):
     recorder = Recorder(setup_env, monkeypatch)
     libgl = {'cv2': 'ImportError: libGL.so.1: cannot open shared object file'}
-    monkeypatch.setattr(setup_env, 'find_problems', lambda p, w: libgl if w == ['cv2'] else {})
-    recorder.installer.install(libgl)
+    recorder.install(libgl)
     assert recorder.calls[-2:] == [
         '-m pip uninstall -y -q opencv-python opencv-python-headless',
         '-m pip install opencv-python-headless',

@@ -244,9 +244,11 @@ class Installer:
         say('Missing: ' + ', '.join(problems))
         if self.run('-m', 'pip', '--version', quiet=True):
             stop(f'{self.python} has no pip: delete its environment, or install pip into it.')
-        special = {name: self.named(problems, name) for name in ('torch', self.mmcv_name)}
         if set(problems) != {'mmseg_reco'}:
             self.pip('the build tools', 'setuptools>=77,<81', 'wheel', 'ninja', 'packaging')
+            # Where packaging was missing, everything had looked missing.
+            problems = find_problems(self.python, list(problems))
+        special = {name: self.named(problems, name) for name in ('torch', self.mmcv_name)}
         if special['torch']:
             self.install_torch(problems[special['torch']])
         plain = [n for n in problems if n not in (*special.values(), 'cv2', 'mmseg_reco')]
@@ -292,10 +294,10 @@ class Installer:
 
     def install_torch(self, reason: str) -> None:
         """Install the tested torch, its CPU build where there is no GPU; never replace one."""
-        if 'ModuleNotFoundError' not in reason and 'PackageNotFoundError' not in reason:
+        if reason != "ModuleNotFoundError: No module named 'torch'":
             stop(
                 f'The torch that is installed does not fit ({reason}; {TORCH_MIN} is needed). It '
-                'is left alone: replace it yourself, or run this outside its environment.'
+                'is left alone: mend or replace it yourself, or run this outside its environment.'
             )
         if sys.platform == 'linux' and shutil.which('nvidia-smi') is None:
             cpu = f'{TORCH}+cpu'
