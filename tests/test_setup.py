@@ -328,6 +328,24 @@ def test_mmcv_is_proved_by_importing_its_operators(setup_env, monkeypatch, famil
     assert recorder.installs()[-1] == setup_env.MMCV[family]
 
 
+@pytest.mark.parametrize('place', ['.venv', 'elsewhere'])
+def test_another_mmcv_is_replaced_in_the_own_environment_alone(
+    setup_env, monkeypatch, tmp_path, place
+):
+    monkeypatch.setitem(setup_env.VENVS, 'open-mmlab', tmp_path / '.venv')
+    recorder = Recorder(setup_env, monkeypatch)
+    recorder.installer.python = str(tmp_path / place / 'bin' / 'python')
+    problems = {'mmcv>=2.0.0,<2.2.0': 'version 2.2.0', 'ftfy': 'x'}
+    if place == '.venv':
+        recorder.install(problems)
+        assert recorder.installs()[-1].endswith('mmcv==2.1.0')
+    else:
+        with pytest.raises(SystemExit, match='pip uninstall -y mmcv') as caught:
+            recorder.install(problems)
+        assert 'version 2.2.0; mmcv>=2.0.0,<2.2.0 is needed' in str(caught.value)
+        assert 'ftfy' not in recorder.installs()  # nothing is changed that needs this mmcv
+
+
 def test_opencv_that_lacks_libgl_is_replaced(setup_env, monkeypatch):
     recorder = Recorder(setup_env, monkeypatch)
     libgl = {'cv2': 'ImportError: libGL.so.1: cannot open shared object file'}

@@ -249,6 +249,13 @@ class Installer:
             # Where packaging was missing, everything had looked missing.
             problems = find_problems(self.python, list(problems))
         special = {name: self.named(problems, name) for name in ('torch', self.mmcv_name)}
+        mmcv = special[self.mmcv_name] or self.mmcv_name
+        if problems.get(mmcv, '').startswith('version ') and not self.is_own():
+            stop(
+                f'The mmcv that is installed does not fit ({problems[mmcv]}; {mmcv} is needed). It '
+                'is left alone: run this outside its environment, or again after '
+                f'{self.python} -m pip uninstall -y {self.mmcv_name}'
+            )
         if special['torch']:
             self.install_torch(problems[special['torch']])
         plain = [n for n in problems if n not in (*special.values(), 'cv2', 'mmseg_reco')]
@@ -256,7 +263,7 @@ class Installer:
             plain.append('numpy<2')  # older torch is compiled against numpy 1
         if plain:
             self.pip('the plain packages', *plain)
-        if self.mmcv_name in find_problems(self.python, [self.mmcv_name]):
+        if find_problems(self.python, [mmcv]):
             self.install_mmcv()
         if 'cv2' in find_problems(self.python, ['cv2']):
             self.install_headless_opencv()
@@ -266,6 +273,10 @@ class Installer:
     @staticmethod
     def named(problems: dict[str, str], name: str) -> str | None:
         return next((line for line in problems if name_of(line) == name), None)
+
+    def is_own(self) -> bool:
+        """Whether this repository's set-up made the environment."""
+        return Path(self.python).parent.parent in VENVS.values()
 
     def run(self, *args: str, quiet: bool = False) -> int:
         sink = subprocess.DEVNULL if quiet else None
