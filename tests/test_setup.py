@@ -4,8 +4,10 @@
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -344,6 +346,24 @@ def test_another_mmcv_is_replaced_in_the_own_environment_alone(
             recorder.install(problems)
         assert 'version 2.2.0; mmcv>=2.0.0,<2.2.0 is needed' in str(caught.value)
         assert 'ftfy' not in recorder.installs()  # nothing is changed that needs this mmcv
+
+
+def test_a_proxy_that_speaks_no_http_counts_as_no_network(setup_env, monkeypatch):
+    def answer():
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1024)
+            connection.sendall(b'\x05\xff')  # SOCKS: no acceptable method
+
+    for name in ('no_proxy', 'NO_PROXY'):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        server.settimeout(10)
+        monkeypatch.setenv('https_proxy', f'socks5://127.0.0.1:{server.getsockname()[1]}')
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert not setup_env.reachable('https://download.openmmlab.com')
+        thread.join()
 
 
 def test_opencv_that_lacks_libgl_is_replaced(setup_env, monkeypatch):

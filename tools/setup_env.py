@@ -17,6 +17,7 @@ installed into the active environment.
 from __future__ import annotations
 
 import argparse
+import http.client
 import importlib.metadata
 import importlib.util
 import json
@@ -409,7 +410,7 @@ def reachable(url: str) -> bool:
         request = urllib.request.Request(url, method='HEAD')
         with urllib.request.urlopen(request, timeout=5):
             return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):  # the last: a proxy without HTTP
         return False
 
 
