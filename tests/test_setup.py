@@ -180,6 +180,19 @@ def test_an_existing_venv_comes_before_a_new_one(setup_env, monkeypatch, tmp_pat
     assert setup_env.find_environment(['mmcv'], tmp_path) == str(python) and not created
 
 
+def test_an_interrupted_venv_is_not_left_behind(setup_env, monkeypatch, tmp_path):
+    def run(command):
+        python = Path(command[3]) / 'bin' / 'python'  # there, but pip is not yet
+        python.parent.mkdir(parents=True)
+        python.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(setup_env.subprocess, 'run', run)
+    with pytest.raises(KeyboardInterrupt):
+        setup_env.create_venv(tmp_path / '.venv')
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_family_asked_for_by_name_leaves_the_active_environment_alone(
     setup_env, monkeypatch, tmp_path
 ):

@@ -198,8 +198,13 @@ def create_venv(venv: Path) -> None:
     command = [sys.executable, '-m', 'venv', str(venv)]
     if importlib.util.find_spec('torch'):
         command.append('--system-site-packages')
-    if subprocess.run(command).returncode:
-        shutil.rmtree(venv, ignore_errors=True)
+    made = False
+    try:
+        made = subprocess.run(command).returncode == 0
+    finally:
+        if not made:  # nor when interrupted: the next run would take it, and it has no pip
+            shutil.rmtree(venv, ignore_errors=True)
+    if not made:
         stop(f'Creating {venv} failed; the reason stands above.')
 
 
