@@ -361,6 +361,45 @@ def test_another_mmcv_is_replaced_in_the_own_environment_alone(
         assert 'ftfy' not in recorder.installs()  # nothing is changed that needs this mmcv
 
 
+@pytest.fixture
+def stub_python(tmp_path, monkeypatch):
+    """A Python whose stub of torch sees a GPU; its pip shows which GPUs a build would see."""
+    torch = tmp_path / 'torch'
+    (torch / 'utils').mkdir(parents=True)
+    (torch / '__init__.py').write_text(
+        'class version:\n    cuda = "12.1"\nclass cuda:\n    is_available = lambda: True\n')
+    (torch / 'utils' / '__init__.py').touch()
+    (torch / 'utils' / 'cpp_extension.py').write_text(
+        'import os\nCUDA_HOME = os.environ.get("CUDA_HOME")\n')
+    python = tmp_path / 'bin' / 'python'
+    python.parent.mkdir()
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = -m ] && exec echo "GPUs: ${CUDA_VISIBLE_DEVICES-all}"\n'
+        f'exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    for name in ('CUDA_VISIBLE_DEVICES', 'CUDA_HOME', 'FORCE_CUDA'):
+        monkeypatch.delenv(name, raising=False)
+    return python
+
+
+@pytest.mark.parametrize('found', ['in CUDA_HOME', 'not found', 'forced'])
+def test_nvcc_is_looked_for_where_torch_does(
+    setup_env, monkeypatch, capsys, tmp_path, stub_python, found
+):
+    monkeypatch.setattr(setup_env.shutil, 'which', lambda name: None)
+    monkeypatch.setenv('CUDA_HOME', str(tmp_path / 'cuda'))
+    if found == 'in CUDA_HOME':
+        (tmp_path / 'cuda' / 'bin').mkdir(parents=True)
+        (tmp_path / 'cuda' / 'bin' / 'nvcc').touch()
+    if found == 'forced':
+        monkeypatch.setenv('FORCE_CUDA', '1')
+    setup_env.Installer(str(stub_python)).build_mmcv()
+    without = found == 'not found'
+    assert (tmp_path / 'mmcv-build.log').read_text() == ('GPUs: \n' if without else 'GPUs: all\n')
+    assert ('without CUDA operators' in capsys.readouterr().out) == without
+
+
 def test_a_proxy_that_speaks_no_http_counts_as_no_network(setup_env, monkeypatch):
     def answer():
         connection, _ = server.accept()
@@ -392,13 +431,14 @@ def test_opencv_that_lacks_libgl_is_replaced(setup_env, monkeypatch):
 def test_a_missing_compiler_is_named(setup_env, monkeypatch, tmp_path):
     monkeypatch.setattr(setup_env.sysconfig, 'get_path', lambda name: str(tmp_path))
     monkeypatch.setattr(setup_env.shutil, 'which', lambda name: None)
-    explained = setup_env.explain_build_failure()
+    explained = setup_env.explain_build_failure(with_cuda=False)
     assert 'no C++ compiler' in explained and 'headers are missing' in explained
     (tmp_path / 'Python.h').touch()
     monkeypatch.setattr(
         setup_env.shutil, 'which', lambda name: '/bin/g++' if 'g++' in name else None
     )
-    assert not setup_env.explain_build_failure()
+    assert not setup_env.explain_build_failure(with_cuda=False)
+    assert 'CUDA_VISIBLE_DEVICES=' in setup_env.explain_build_failure(with_cuda=True)
 
 
 # make and CI --------------------------------------------------------------------------------------

@@ -309,6 +309,17 @@ class Installer:
         major, minor = self.ask('import torch; print(torch.__version__)').split('.')[:2]
         return int(major), int(minor)
 
+    def torch_cuda(self) -> str:
+        return self.ask("import torch; print(torch.version.cuda or '')")
+
+    def can_compile_cuda(self) -> bool:
+        """Whether torch sees a GPU and finds nvcc, on PATH, in CUDA_HOME or at the usual place."""
+        return self.ask(
+            'import os, torch; from torch.utils.cpp_extension import CUDA_HOME; '
+            'print(bool(CUDA_HOME) and torch.cuda.is_available() '
+            "and os.path.exists(os.path.join(CUDA_HOME, 'bin', 'nvcc')))"
+        ) == 'True'
+
     def install_torch(self, reason: str) -> None:
         """Install the tested torch, its CPU build where there is no GPU; never replace one."""
         if reason != "ModuleNotFoundError: No module named 'torch'":
@@ -334,8 +345,8 @@ class Installer:
         others = ('mmcv', 'mmcv-lite', FORKS['mmcv'])  # all of them write into mmcv/
         self.run('-m', 'pip', 'uninstall', '-y', '-q', *others, quiet=True)
         version = '.'.join(map(str, self.torch_version()))
-        cuda = self.ask("import torch; print('cu' + (torch.version.cuda or '').replace('.', ''))")
-        index = MMCV_INDEX.format(device='cpu' if cuda == 'cu' else cuda, torch=f'{version}.0')
+        cuda = self.torch_cuda().replace('.', '')
+        index = MMCV_INDEX.format(device=f'cu{cuda}' if cuda else 'cpu', torch=f'{version}.0')
         links = ('-f', index) if reachable(index) else ()
         prebuilt = ('--only-binary', self.mmcv_name, *links, self.mmcv)
         if self.pip('mmcv, prebuilt', *prebuilt, required=False):
@@ -359,8 +370,15 @@ class Installer:
         for flags in ('CFLAGS', 'CXXFLAGS'):  # Python's own ask for -O3 and debug information
             env.setdefault(flags, '-O2 -g0 -DNDEBUG')
         env['PATH'] = f'{Path(self.python).parent}{os.pathsep}{env["PATH"]}'  # ninja
-        if shutil.which('nvcc') is None and 'FORCE_CUDA' not in env:
+        with_cuda = env.get('FORCE_CUDA') == '1' or self.can_compile_cuda()
+        if not with_cuda:
             env['CUDA_VISIBLE_DEVICES'] = ''  # with a GPU in sight its build insists on nvcc
+            if self.torch_cuda():
+                say(
+                    'mmcv is built without CUDA operators, since torch finds no GPU here, or no '
+                    "nvcc on PATH or in CUDA_HOME: Mask2Former's deformable attention will not "
+                    'work on a GPU. FORCE_CUDA=1 builds them where nvcc is, but no GPU.'
+                )
         log = Path(self.python).parent.parent / 'mmcv-build.log'
         say(f'Building {self.mmcv} with {env["MAX_JOBS"]} compiler(s), about 7 minutes on 2 cores.')
         say(f'Everything the build says goes to {log}')
@@ -400,7 +418,8 @@ class Installer:
         reader.join()
         if code:
             tail = ''.join(log.read_text(errors='replace').splitlines(keepends=True)[-25:])
-            stop(f'Building mmcv failed:\n{tail}\n{explain_build_failure()}Whole log: {log}')
+            reasons = explain_build_failure(with_cuda)
+            stop(f'Building mmcv failed:\n{tail}\n{reasons}Whole log: {log}')
 
     def install_headless_opencv(self) -> None:
         """Replace an OpenCV that needs the display libraries (libGL) of a desktop."""
@@ -425,7 +444,7 @@ def compile_jobs() -> int:
     return max(1, min(os.cpu_count() or 1, memory // 2**31))
 
 
-def explain_build_failure() -> str:
+def explain_build_failure(with_cuda: bool) -> str:
     """Name the usual reasons, where they hold."""
     reasons = ''
     if not any(map(shutil.which, (os.environ.get('CXX', 'c++'), 'g++', 'clang++'))):
@@ -435,7 +454,7 @@ def explain_build_failure() -> str:
             "Python's headers are missing. On Debian and Ubuntu: "
             f'sudo apt install python{sys.version_info[0]}.{sys.version_info[1]}-dev\n'
         )
-    if shutil.which('nvcc') and shutil.which('nvidia-smi'):
+    if with_cuda:
         reasons += 'To leave the CUDA operators out: CUDA_VISIBLE_DEVICES= and run this again.\n'
     return reasons
 
