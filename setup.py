@@ -1,7 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
-"""Packaging, with the MIM extension: configs, tools and model index lie in ``mmseg_reco/.mim``."""
+"""Packaging, with the MIM extension: a wheel has configs, tools, index in ``mmseg_reco/.mim``."""
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -17,19 +16,18 @@ OPENMMLAB = ('mmengine', 'mmcv', 'mmsegmentation')
 
 
 class BuildWithMim(build_py):
-    """Add ``.mim``: links to the sources in an editable install, copies in a wheel."""
+    """Add ``.mim`` to a wheel; in the sources of an editable install mim does not look for it."""
 
     def run(self) -> None:
         super().run()
-        base = ROOT if self.editable_mode else Path(self.build_lib)
-        mim = base / 'mmseg_reco' / '.mim'
+        if self.editable_mode:
+            return
+        mim = Path(self.build_lib) / 'mmseg_reco' / '.mim'
         shutil.rmtree(mim, ignore_errors=True)
         mim.mkdir(parents=True)
         for name in MIM_ITEMS:
             source, target = ROOT / name, mim / name
-            if self.editable_mode:
-                target.symlink_to(os.path.relpath(source, mim))
-            elif source.is_dir():
+            if source.is_dir():
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__'))
             else:
                 shutil.copy2(source, target)

@@ -124,7 +124,8 @@ def test_what_is_not_installed_is_named(monkeypatch, missing, message):
 # The wheel ----------------------------------------------------------------------------------------
 
 
-def test_wheel_holds_the_mim_extension(tmp_path):
+@pytest.fixture
+def source(tmp_path):
     source = tmp_path / 'source'
     source.mkdir()
     skip = shutil.ignore_patterns('__pycache__', '.mim')
@@ -132,6 +133,10 @@ def test_wheel_holds_the_mim_extension(tmp_path):
         shutil.copytree(ROOT / name, source / name, ignore=skip)
     for name in ('setup.py', 'pyproject.toml', 'requirements.txt', 'model-index.yml'):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+def test_wheel_holds_the_mim_extension(tmp_path, source):
     command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation']
     subprocess.run([*command, '-w', tmp_path, source], check=True, cwd=tmp_path)
 
@@ -146,6 +151,12 @@ def test_wheel_holds_the_mim_extension(tmp_path):
     # forks of these have other names, so that pip must not look for them
     assert not any('mmcv' in line and 'extra' not in line for line in requires)
     assert 'Requires-Dist: ftfy' in requires
+
+
+def test_editable_install_adds_nothing_to_the_sources(tmp_path, source):
+    build = 'import setuptools.build_meta as build, sys; build.build_editable(sys.argv[1])'
+    subprocess.run([sys.executable, '-c', build, tmp_path], check=True, cwd=source)
+    assert list(tmp_path.glob('*.whl')) and not (source / 'mmseg_reco' / '.mim').exists()
 
 
 # The installer ------------------------------------------------------------------------------------
