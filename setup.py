@@ -10,6 +10,8 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 MIM_ITEMS = ('configs', 'tools', 'model-index.yml')
+# What serves the repository alone: a benchmark needs its tests, the API page goes into its docs.
+MIM_LEFT_OUT = shutil.ignore_patterns('__pycache__', 'benchmarks', 'docs')
 # These can come from forks under another distribution name, and mmcv has no wheel on PyPI, so pip
 # must not be made to resolve them; mmseg_reco checks their versions when it is imported.
 OPENMMLAB = ('mmengine', 'mmcv', 'mmsegmentation')
@@ -28,7 +30,7 @@ class BuildWithMim(build_py):
         for name in MIM_ITEMS:
             source, target = ROOT / name, mim / name
             if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__'))
+                shutil.copytree(source, target, ignore=MIM_LEFT_OUT)
             else:
                 shutil.copy2(source, target)
 

@@ -145,6 +145,8 @@ def test_wheel_holds_the_mim_extension(tmp_path, source):
     for name in ('tools/train.py', 'tools/dist_train.sh', 'model-index.yml'):
         assert f'mmseg_reco/.mim/{name}' in names
     assert any(name.startswith('mmseg_reco/.mim/configs/') for name in names)
+    folders = {name.split('/')[3] for name in names if name.startswith('mmseg_reco/.mim/tools/')}
+    assert 'analysis_tools' in folders and not {'benchmarks', 'docs', '__pycache__'} & folders
     assert 'mmseg_reco/engine/hooks/safe_checkpoint_hook.py' in names
     metadata = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('METADATA')))
     requires = [line for line in metadata.decode().splitlines() if line.startswith('Requires-Dist')]
