@@ -1,7 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
-"""Packaging, with the MIM extension: configs, tools and model index lie in ``mmseg_reco/.mim``."""
+"""Packaging, with the MIM extension: a wheel has configs, tools, index in ``mmseg_reco/.mim``."""
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -11,26 +10,27 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 MIM_ITEMS = ('configs', 'tools', 'model-index.yml')
+# What serves the repository alone: a benchmark needs its tests, the API page goes into its docs.
+MIM_LEFT_OUT = shutil.ignore_patterns('__pycache__', 'benchmarks', 'docs')
 # These can come from forks under another distribution name, and mmcv has no wheel on PyPI, so pip
 # must not be made to resolve them; mmseg_reco checks their versions when it is imported.
 OPENMMLAB = ('mmengine', 'mmcv', 'mmsegmentation')
 
 
 class BuildWithMim(build_py):
-    """Add ``.mim``: links to the sources in an editable install, copies in a wheel."""
+    """Add ``.mim`` to a wheel; in the sources of an editable install mim does not look for it."""
 
     def run(self) -> None:
         super().run()
-        base = ROOT if self.editable_mode else Path(self.build_lib)
-        mim = base / 'mmseg_reco' / '.mim'
+        if self.editable_mode:
+            return
+        mim = Path(self.build_lib) / 'mmseg_reco' / '.mim'
         shutil.rmtree(mim, ignore_errors=True)
         mim.mkdir(parents=True)
         for name in MIM_ITEMS:
             source, target = ROOT / name, mim / name
-            if self.editable_mode:
-                target.symlink_to(os.path.relpath(source, mim))
-            elif source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__'))
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=MIM_LEFT_OUT)
             else:
                 shutil.copy2(source, target)
 

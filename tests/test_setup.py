@@ -4,8 +4,10 @@
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -122,7 +124,8 @@ def test_what_is_not_installed_is_named(monkeypatch, missing, message):
 # The wheel ----------------------------------------------------------------------------------------
 
 
-def test_wheel_holds_the_mim_extension(tmp_path):
+@pytest.fixture
+def source(tmp_path):
     source = tmp_path / 'source'
     source.mkdir()
     skip = shutil.ignore_patterns('__pycache__', '.mim')
@@ -130,6 +133,10 @@ def test_wheel_holds_the_mim_extension(tmp_path):
         shutil.copytree(ROOT / name, source / name, ignore=skip)
     for name in ('setup.py', 'pyproject.toml', 'requirements.txt', 'model-index.yml'):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+def test_wheel_holds_the_mim_extension(tmp_path, source):
     command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation']
     subprocess.run([*command, '-w', tmp_path, source], check=True, cwd=tmp_path)
 
@@ -138,12 +145,20 @@ def test_wheel_holds_the_mim_extension(tmp_path):
     for name in ('tools/train.py', 'tools/dist_train.sh', 'model-index.yml'):
         assert f'mmseg_reco/.mim/{name}' in names
     assert any(name.startswith('mmseg_reco/.mim/configs/') for name in names)
+    folders = {name.split('/')[3] for name in names if name.startswith('mmseg_reco/.mim/tools/')}
+    assert 'analysis_tools' in folders and not {'benchmarks', 'docs', '__pycache__'} & folders
     assert 'mmseg_reco/engine/hooks/safe_checkpoint_hook.py' in names
     metadata = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('METADATA')))
     requires = [line for line in metadata.decode().splitlines() if line.startswith('Requires-Dist')]
     # forks of these have other names, so that pip must not look for them
     assert not any('mmcv' in line and 'extra' not in line for line in requires)
     assert 'Requires-Dist: ftfy' in requires
+
+
+def test_editable_install_adds_nothing_to_the_sources(tmp_path, source):
+    build = 'import setuptools.build_meta as build, sys; build.build_editable(sys.argv[1])'
+    subprocess.run([sys.executable, '-c', build, tmp_path], check=True, cwd=source)
+    assert list(tmp_path.glob('*.whl')) and not (source / 'mmseg_reco' / '.mim').exists()
 
 
 # The installer ------------------------------------------------------------------------------------
@@ -176,6 +191,19 @@ def test_an_existing_venv_comes_before_a_new_one(setup_env, monkeypatch, tmp_pat
     python.parent.mkdir()
     python.touch()
     assert setup_env.find_environment(['mmcv'], tmp_path) == str(python) and not created
+
+
+def test_an_interrupted_venv_is_not_left_behind(setup_env, monkeypatch, tmp_path):
+    def run(command):
+        python = Path(command[3]) / 'bin' / 'python'  # there, but pip is not yet
+        python.parent.mkdir(parents=True)
+        python.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(setup_env.subprocess, 'run', run)
+    with pytest.raises(KeyboardInterrupt):
+        setup_env.create_venv(tmp_path / '.venv')
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_family_asked_for_by_name_leaves_the_active_environment_alone(
@@ -238,12 +266,19 @@ class Recorder:
     def __init__(
         self, setup_env, monkeypatch, torch='2.13.0+cpu', failing=(), family='open-mmlab'
     ):
-        self.calls, self.failing = [], failing
+        self.calls, self.failing, self.problems = [], failing, {}
         self.installer = setup_env.Installer(sys.executable, family)
         monkeypatch.setattr(setup_env, 'reachable', lambda url: False)
-        monkeypatch.setattr(setup_env, 'find_problems', lambda python, wanted: {})
+        monkeypatch.setattr(setup_env, 'find_problems', self.find_problems)
         monkeypatch.setattr(self.installer, 'run', self.run)
         monkeypatch.setattr(self.installer, 'ask', lambda code: torch)
+
+    def install(self, problems, after_build_tools=None):
+        self.problems = problems if after_build_tools is None else after_build_tools
+        self.installer.install(problems)
+
+    def find_problems(self, python, wanted):
+        return {line: reason for line, reason in self.problems.items() if line in wanted}
 
     def run(self, *args, quiet=False):
         self.calls.append(' '.join(args))
@@ -261,7 +296,7 @@ def test_torch_comes_before_what_is_built_against_it(setup_env, monkeypatch):
     monkeypatch.setattr(setup_env.shutil, 'which', lambda name: None)  # no GPU
     recorder = Recorder(setup_env, monkeypatch)
     problems = {'ftfy': 'x', 'torch>=2.1': NOT_THERE, 'mmseg_reco': 'x'}
-    recorder.installer.install(problems)
+    recorder.install(problems)
     assert recorder.installs() == [
         'setuptools>=77,<81 wheel ninja packaging',
         'torch==2.13.0+cpu',
@@ -281,22 +316,31 @@ def test_torch_falls_back_to_what_there_is(setup_env, monkeypatch):
 
 def test_an_installed_torch_is_never_replaced(setup_env, monkeypatch):
     recorder = Recorder(setup_env, monkeypatch)
-    with pytest.raises(SystemExit, match='left alone'):
-        recorder.installer.install_torch('version 1.13.1')
-    recorder.installer.install({'ftfy': 'x'})
+    for reason in ('version 1.13.1', "ModuleNotFoundError: No module named 'typing_extensions'"):
+        with pytest.raises(SystemExit, match='left alone') as caught:
+            recorder.installer.install_torch(reason)
+        assert reason in str(caught.value)
+    recorder.install({'ftfy': 'x'})
     assert not any('torch' in call for call in recorder.installs())
+
+
+def test_without_packaging_what_is_there_does_not_count_as_missing(setup_env, monkeypatch):
+    no_packaging = "ModuleNotFoundError: No module named 'packaging'"
+    recorder = Recorder(setup_env, monkeypatch)
+    recorder.install(dict.fromkeys(['torch>=2.1', 'numpy', 'ftfy'], no_packaging), {'ftfy': 'x'})
+    assert recorder.installs() == ['setuptools>=77,<81 wheel ninja packaging', 'ftfy']
 
 
 def test_old_torch_gets_numpy_1(setup_env, monkeypatch):
     recorder = Recorder(setup_env, monkeypatch, torch='2.1.2')
-    recorder.installer.install({'numpy': 'x'})
+    recorder.install({'numpy': 'x'})
     assert recorder.installs()[-1] == 'numpy numpy<2'
 
 
 def test_pip_failure_stops_with_a_hint(setup_env, monkeypatch):
     recorder = Recorder(setup_env, monkeypatch, failing=['install ftfy'])
     with pytest.raises(SystemExit, match='PIP_FIND_LINKS'):
-        recorder.installer.install({'ftfy': 'x'})
+        recorder.install({'ftfy': 'x'})
 
 
 @pytest.mark.parametrize('family', ['open-mmlab', 'onedl'])
@@ -312,11 +356,85 @@ def test_mmcv_is_proved_by_importing_its_operators(setup_env, monkeypatch, famil
     assert recorder.installs()[-1] == setup_env.MMCV[family]
 
 
+@pytest.mark.parametrize('place', ['.venv', 'elsewhere'])
+def test_another_mmcv_is_replaced_in_the_own_environment_alone(
+    setup_env, monkeypatch, tmp_path, place
+):
+    monkeypatch.setitem(setup_env.VENVS, 'open-mmlab', tmp_path / '.venv')
+    recorder = Recorder(setup_env, monkeypatch)
+    recorder.installer.python = str(tmp_path / place / 'bin' / 'python')
+    problems = {'mmcv>=2.0.0,<2.2.0': 'version 2.2.0', 'ftfy': 'x'}
+    if place == '.venv':
+        recorder.install(problems)
+        assert recorder.installs()[-1].endswith('mmcv==2.1.0')
+    else:
+        with pytest.raises(SystemExit, match='pip uninstall -y mmcv') as caught:
+            recorder.install(problems)
+        assert 'version 2.2.0; mmcv>=2.0.0,<2.2.0 is needed' in str(caught.value)
+        assert 'ftfy' not in recorder.installs()  # nothing is changed that needs this mmcv
+
+
+@pytest.fixture
+def stub_python(tmp_path, monkeypatch):
+    """A Python whose stub of torch sees a GPU; its pip shows which GPUs a build would see."""
+    torch = tmp_path / 'torch'
+    (torch / 'utils').mkdir(parents=True)
+    (torch / '__init__.py').write_text(
+        'class version:\n    cuda = "12.1"\nclass cuda:\n    is_available = lambda: True\n')
+    (torch / 'utils' / '__init__.py').touch()
+    (torch / 'utils' / 'cpp_extension.py').write_text(
+        'import os\nCUDA_HOME = os.environ.get("CUDA_HOME")\n')
+    python = tmp_path / 'bin' / 'python'
+    python.parent.mkdir()
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = -m ] && exec echo "GPUs: ${CUDA_VISIBLE_DEVICES-all}"\n'
+        f'exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    for name in ('CUDA_VISIBLE_DEVICES', 'CUDA_HOME', 'FORCE_CUDA'):
+        monkeypatch.delenv(name, raising=False)
+    return python
+
+
+@pytest.mark.parametrize('found', ['in CUDA_HOME', 'not found', 'forced'])
+def test_nvcc_is_looked_for_where_torch_does(
+    setup_env, monkeypatch, capsys, tmp_path, stub_python, found
+):
+    monkeypatch.setattr(setup_env.shutil, 'which', lambda name: None)
+    monkeypatch.setenv('CUDA_HOME', str(tmp_path / 'cuda'))
+    if found == 'in CUDA_HOME':
+        (tmp_path / 'cuda' / 'bin').mkdir(parents=True)
+        (tmp_path / 'cuda' / 'bin' / 'nvcc').touch()
+    if found == 'forced':
+        monkeypatch.setenv('FORCE_CUDA', '1')
+    setup_env.Installer(str(stub_python)).build_mmcv()
+    without = found == 'not found'
+    assert (tmp_path / 'mmcv-build.log').read_text() == ('GPUs: \n' if without else 'GPUs: all\n')
+    assert ('without CUDA operators' in capsys.readouterr().out) == without
+
+
+def test_a_proxy_that_speaks_no_http_counts_as_no_network(setup_env, monkeypatch):
+    def answer():
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1024)
+            connection.sendall(b'\x05\xff')  # SOCKS: no acceptable method
+
+    for name in ('no_proxy', 'NO_PROXY'):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        server.settimeout(10)
+        monkeypatch.setenv('https_proxy', f'socks5://127.0.0.1:{server.getsockname()[1]}')
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert not setup_env.reachable('https://download.openmmlab.com')
+        thread.join()
+
+
 def test_opencv_that_lacks_libgl_is_replaced(setup_env, monkeypatch):
     recorder = Recorder(setup_env, monkeypatch)
     libgl = {'cv2': 'ImportError: libGL.so.1: cannot open shared object file'}
-    monkeypatch.setattr(setup_env, 'find_problems', lambda p, w: libgl if w == ['cv2'] else {})
-    recorder.installer.install(libgl)
+    recorder.install(libgl)
     assert recorder.calls[-2:] == [
         '-m pip uninstall -y -q opencv-python opencv-python-headless',
         '-m pip install opencv-python-headless',
@@ -326,13 +444,14 @@ def test_opencv_that_lacks_libgl_is_replaced(setup_env, monkeypatch):
 def test_a_missing_compiler_is_named(setup_env, monkeypatch, tmp_path):
     monkeypatch.setattr(setup_env.sysconfig, 'get_path', lambda name: str(tmp_path))
     monkeypatch.setattr(setup_env.shutil, 'which', lambda name: None)
-    explained = setup_env.explain_build_failure()
+    explained = setup_env.explain_build_failure(with_cuda=False)
     assert 'no C++ compiler' in explained and 'headers are missing' in explained
     (tmp_path / 'Python.h').touch()
     monkeypatch.setattr(
         setup_env.shutil, 'which', lambda name: '/bin/g++' if 'g++' in name else None
     )
-    assert not setup_env.explain_build_failure()
+    assert not setup_env.explain_build_failure(with_cuda=False)
+    assert 'CUDA_VISIBLE_DEVICES=' in setup_env.explain_build_failure(with_cuda=True)
 
 
 # make and CI --------------------------------------------------------------------------------------

@@ -5,10 +5,16 @@ here=$(cd "$(dirname "$0")" && pwd)
 script=$1 processes=$2
 shift 2
 
-# torchrun would give every process one thread; share the cores instead.
-cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-share=$((cores / processes))
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((share > 1 ? share : 1))}"
+if [[ $processes =~ ^[1-9][0-9]*$ ]]; then
+    # torchrun would give every process one thread; share the cores instead.
+    cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+    share=$((cores / processes))
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((share > 1 ? share : 1))}"
+elif [[ ! $processes =~ ^(auto|cpu|gpu)$ ]]; then  # torchrun counts these itself
+    echo "PROCESSES is a number, or auto, cpu or gpu as torchrun counts them, not '$processes'" >&2
+    sed -n "3s/^# */usage: /p" "$here/dist_${script%.py}.sh" >&2
+    exit 2
+fi
 export PYTHONPATH="$(dirname "$here")${PYTHONPATH:+:$PYTHONPATH}"
 
 exec "${PYTHON:-python}" -m torch.distributed.run \

@@ -17,6 +17,7 @@ installed into the active environment.
 from __future__ import annotations
 
 import argparse
+import http.client
 import importlib.metadata
 import importlib.util
 import json
@@ -197,8 +198,13 @@ def create_venv(venv: Path) -> None:
     command = [sys.executable, '-m', 'venv', str(venv)]
     if importlib.util.find_spec('torch'):
         command.append('--system-site-packages')
-    if subprocess.run(command).returncode:
-        shutil.rmtree(venv, ignore_errors=True)
+    made = False
+    try:
+        made = subprocess.run(command).returncode == 0
+    finally:
+        if not made:  # nor when interrupted: the next run would take it, and it has no pip
+            shutil.rmtree(venv, ignore_errors=True)
+    if not made:
         stop(f'Creating {venv} failed; the reason stands above.')
 
 
@@ -244,9 +250,18 @@ class Installer:
         say('Missing: ' + ', '.join(problems))
         if self.run('-m', 'pip', '--version', quiet=True):
             stop(f'{self.python} has no pip: delete its environment, or install pip into it.')
-        special = {name: self.named(problems, name) for name in ('torch', self.mmcv_name)}
         if set(problems) != {'mmseg_reco'}:
             self.pip('the build tools', 'setuptools>=77,<81', 'wheel', 'ninja', 'packaging')
+            # Where packaging was missing, everything had looked missing.
+            problems = find_problems(self.python, list(problems))
+        special = {name: self.named(problems, name) for name in ('torch', self.mmcv_name)}
+        mmcv = special[self.mmcv_name] or self.mmcv_name
+        if problems.get(mmcv, '').startswith('version ') and not self.is_own():
+            stop(
+                f'The mmcv that is installed does not fit ({problems[mmcv]}; {mmcv} is needed). It '
+                'is left alone: run this outside its environment, or again after '
+                f'{self.python} -m pip uninstall -y {self.mmcv_name}'
+            )
         if special['torch']:
             self.install_torch(problems[special['torch']])
         plain = [n for n in problems if n not in (*special.values(), 'cv2', 'mmseg_reco')]
@@ -254,7 +269,7 @@ class Installer:
             plain.append('numpy<2')  # older torch is compiled against numpy 1
         if plain:
             self.pip('the plain packages', *plain)
-        if self.mmcv_name in find_problems(self.python, [self.mmcv_name]):
+        if find_problems(self.python, [mmcv]):
             self.install_mmcv()
         if 'cv2' in find_problems(self.python, ['cv2']):
             self.install_headless_opencv()
@@ -264,6 +279,10 @@ class Installer:
     @staticmethod
     def named(problems: dict[str, str], name: str) -> str | None:
         return next((line for line in problems if name_of(line) == name), None)
+
+    def is_own(self) -> bool:
+        """Whether this repository's set-up made the environment."""
+        return Path(self.python).parent.parent in VENVS.values()
 
     def run(self, *args: str, quiet: bool = False) -> int:
         sink = subprocess.DEVNULL if quiet else None
@@ -290,12 +309,23 @@ class Installer:
         major, minor = self.ask('import torch; print(torch.__version__)').split('.')[:2]
         return int(major), int(minor)
 
+    def torch_cuda(self) -> str:
+        return self.ask("import torch; print(torch.version.cuda or '')")
+
+    def can_compile_cuda(self) -> bool:
+        """Whether torch sees a GPU and finds nvcc, on PATH, in CUDA_HOME or at the usual place."""
+        return self.ask(
+            'import os, torch; from torch.utils.cpp_extension import CUDA_HOME; '
+            'print(bool(CUDA_HOME) and torch.cuda.is_available() '
+            "and os.path.exists(os.path.join(CUDA_HOME, 'bin', 'nvcc')))"
+        ) == 'True'
+
     def install_torch(self, reason: str) -> None:
         """Install the tested torch, its CPU build where there is no GPU; never replace one."""
-        if 'ModuleNotFoundError' not in reason and 'PackageNotFoundError' not in reason:
+        if reason != "ModuleNotFoundError: No module named 'torch'":
             stop(
                 f'The torch that is installed does not fit ({reason}; {TORCH_MIN} is needed). It '
-                'is left alone: replace it yourself, or run this outside its environment.'
+                'is left alone: mend or replace it yourself, or run this outside its environment.'
             )
         if sys.platform == 'linux' and shutil.which('nvidia-smi') is None:
             cpu = f'{TORCH}+cpu'
@@ -315,8 +345,8 @@ class Installer:
         others = ('mmcv', 'mmcv-lite', FORKS['mmcv'])  # all of them write into mmcv/
         self.run('-m', 'pip', 'uninstall', '-y', '-q', *others, quiet=True)
         version = '.'.join(map(str, self.torch_version()))
-        cuda = self.ask("import torch; print('cu' + (torch.version.cuda or '').replace('.', ''))")
-        index = MMCV_INDEX.format(device='cpu' if cuda == 'cu' else cuda, torch=f'{version}.0')
+        cuda = self.torch_cuda().replace('.', '')
+        index = MMCV_INDEX.format(device=f'cu{cuda}' if cuda else 'cpu', torch=f'{version}.0')
         links = ('-f', index) if reachable(index) else ()
         prebuilt = ('--only-binary', self.mmcv_name, *links, self.mmcv)
         if self.pip('mmcv, prebuilt', *prebuilt, required=False):
@@ -340,8 +370,15 @@ class Installer:
         for flags in ('CFLAGS', 'CXXFLAGS'):  # Python's own ask for -O3 and debug information
             env.setdefault(flags, '-O2 -g0 -DNDEBUG')
         env['PATH'] = f'{Path(self.python).parent}{os.pathsep}{env["PATH"]}'  # ninja
-        if shutil.which('nvcc') is None and 'FORCE_CUDA' not in env:
+        with_cuda = env.get('FORCE_CUDA') == '1' or self.can_compile_cuda()
+        if not with_cuda:
             env['CUDA_VISIBLE_DEVICES'] = ''  # with a GPU in sight its build insists on nvcc
+            if self.torch_cuda():
+                say(
+                    'mmcv is built without CUDA operators, since torch finds no GPU here, or no '
+                    "nvcc on PATH or in CUDA_HOME: Mask2Former's deformable attention will not "
+                    'work on a GPU. FORCE_CUDA=1 builds them where nvcc is, but no GPU.'
+                )
         log = Path(self.python).parent.parent / 'mmcv-build.log'
         say(f'Building {self.mmcv} with {env["MAX_JOBS"]} compiler(s), about 7 minutes on 2 cores.')
         say(f'Everything the build says goes to {log}')
@@ -381,7 +418,8 @@ class Installer:
         reader.join()
         if code:
             tail = ''.join(log.read_text(errors='replace').splitlines(keepends=True)[-25:])
-            stop(f'Building mmcv failed:\n{tail}\n{explain_build_failure()}Whole log: {log}')
+            reasons = explain_build_failure(with_cuda)
+            stop(f'Building mmcv failed:\n{tail}\n{reasons}Whole log: {log}')
 
     def install_headless_opencv(self) -> None:
         """Replace an OpenCV that needs the display libraries (libGL) of a desktop."""
@@ -396,7 +434,7 @@ def reachable(url: str) -> bool:
         request = urllib.request.Request(url, method='HEAD')
         with urllib.request.urlopen(request, timeout=5):
             return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):  # the last: a proxy without HTTP
         return False
 
 
@@ -406,7 +444,7 @@ def compile_jobs() -> int:
     return max(1, min(os.cpu_count() or 1, memory // 2**31))
 
 
-def explain_build_failure() -> str:
+def explain_build_failure(with_cuda: bool) -> str:
     """Name the usual reasons, where they hold."""
     reasons = ''
     if not any(map(shutil.which, (os.environ.get('CXX', 'c++'), 'g++', 'clang++'))):
@@ -416,7 +454,7 @@ def explain_build_failure() -> str:
             "Python's headers are missing. On Debian and Ubuntu: "
             f'sudo apt install python{sys.version_info[0]}.{sys.version_info[1]}-dev\n'
         )
-    if shutil.which('nvcc') and shutil.which('nvidia-smi'):
+    if with_cuda:
         reasons += 'To leave the CUDA operators out: CUDA_VISIBLE_DEVICES= and run this again.\n'
     return reasons
 

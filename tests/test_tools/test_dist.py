@@ -55,6 +55,36 @@ def test_missing_arguments_give_the_usage(script, tmp_path):
     assert 'usage:' in done.stderr and script in done.stderr
 
 
+@pytest.mark.parametrize(
+    ('processes', 'threads'), [('1', os.cpu_count()), ('9999', 1), ('auto', None), ('gpu', None)]
+)
+def test_torchrun_counts_what_is_no_number(tmp_path, processes, threads):
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/sh\necho "${OMP_NUM_THREADS-none}" "$@"\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        ['env', '-u', 'OMP_NUM_THREADS', f'PYTHON={python}',
+         'bash', TOOLS / 'dist_train.sh', 'c.py', processes],
+        capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f'--nproc_per_node={processes} ' in done.stdout
+    if threads is None:
+        assert done.stdout.startswith('none ')
+    else:
+        assert 1 <= int(done.stdout.split()[0]) <= threads
+
+
+@pytest.mark.parametrize('processes', ['0', '08', '-1', 'two', ''])
+@pytest.mark.parametrize('script, before', [
+    ('dist_train.sh', ['c.py']), ('dist_test.sh', ['c.py', 'c.pth'])])
+def test_other_numbers_of_processes_give_the_usage(script, before, processes, tmp_path):
+    done = bash(script, *before, processes, cwd=tmp_path)
+    assert done.returncode == 2
+    first, usage = done.stderr.splitlines()
+    assert first.endswith(f"not '{processes}'")
+    assert usage.startswith(f'usage: tools/{script} CONFIG')
+
+
 def test_slurm_starts_one_task_per_gpu(tmp_path):
     srun = tmp_path / 'srun'
     srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
