@@ -376,7 +376,7 @@ class Installer:
             if self.torch_cuda():
                 say(
                     'mmcv is built without CUDA operators, since torch finds no GPU here, or no '
-                    "nvcc on PATH or in CUDA_HOME: Mask2Former's deformable attention will not "
+                    'nvcc on PATH or in CUDA_HOME: MaskFormer and Mask2Former will not '
                     'work on a GPU. FORCE_CUDA=1 builds them where nvcc is, but no GPU.'
                 )
         log = Path(self.python).parent.parent / 'mmcv-build.log'
