@@ -71,10 +71,8 @@ def build_dataset(config: dict) -> BaseDataset:
         return DATASETS.build(config)
     if not path and folder and not can_list(folder, storage):
         raise ValueError(cannot_list(folder, storage))
-    if not path:
-        return DATASETS.build(config)
-    names, local = read_names(path, storage), is_local(path, storage)
-    if local and names == [line.strip() for line in list_from_file(path)]:
+    local = is_local(path, storage)
+    if not path or local and _reads_alike(path):
         return DATASETS.build(config)
     try:
         dataset = DATASETS.build({**config, 'lazy_init': True})
@@ -84,12 +82,17 @@ def build_dataset(config: dict) -> BaseDataset:
         raise ValueError(f"{transform_name(config)} itself reads lists of local files only, not "
                          f"'{path}': take BaseSegDataset with the same metainfo.") from error
     with tempfile.NamedTemporaryFile('w', suffix='.txt', encoding='utf-8') as copy:
-        copy.write('\n'.join(names))
+        copy.write('\n'.join(read_names(path, storage)))
         copy.flush()
         dataset.ann_file, dataset.backend_args = copy.name, None
         dataset.full_init()
     dataset.ann_file, dataset.backend_args = path, storage
     return dataset
+
+
+def _reads_alike(path: str) -> bool:
+    """Whether mmseg takes the same names from a local list as this package."""
+    return read_names(path) == [line.strip() for line in list_from_file(path)]
 
 
 def with_full_addresses(config: dict) -> dict:

@@ -248,7 +248,7 @@ class SemiBaseSegmentor(BaseSegmentor):
             labeled = self.student.forward_dense(inputs['sup'])
             losses = self.supervised_losses(labeled, data_samples['sup'])
             if labeled.embeddings is not None:
-                losses['loss_burn_in'] = no_loss(labeled.embeddings)
+                losses['loss_projector'] = no_loss(labeled.embeddings)
             return losses
         supervised, unsupervised = self.step(inputs, data_samples)
         return {**supervised, **{name: weight * loss for name, loss in unsupervised.items()}}
