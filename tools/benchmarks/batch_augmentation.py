@@ -133,10 +133,11 @@ def tensor_way() -> Callable[[PseudoBatch], PseudoBatch]:
 
     def augment(batch: PseudoBatch) -> PseudoBatch:
         mean, std = MEAN.to(batch.images), STD.to(batch.images)
-        batch = mix(rescale(batch))
+        batch = mix(rescale(batch._replace(labels=batch.labels.byte())))
         batch = batch._replace(images=torch.addcmul(mean, batch.images, std).clamp_(0, 1))
         batch = flip(blur(color(batch)))
-        return batch._replace(images=torch.addcmul(-mean / std, batch.images, 1 / std))
+        images = torch.addcmul(-mean / std, batch.images, 1 / std)
+        return batch._replace(images=images, labels=batch.labels.long())
 
     return augment
 

@@ -89,7 +89,7 @@ def random_half_of_classes(labels: Tensor, generator: Generator | None = None) -
     Ignored pixels are no class: they are neither counted nor chosen.
 
     Args:
-        labels: (B, H, W) int64 in [0, 255], 255 = ignored.
+        labels: (B, H, W) integers in [0, 255], 255 = ignored.
 
     Returns:
         (B, 256) bool.
@@ -98,7 +98,7 @@ def random_half_of_classes(labels: Tensor, generator: Generator | None = None) -
     keys = keys.to(labels.device, non_blocking=True)
     present = torch.zeros_like(keys, dtype=torch.bool)
     for table, label in zip(present, labels, strict=True):
-        table.index_fill_(0, label.flatten(), True)
+        table.index_fill_(0, label.flatten().long(), True)
     present[:, IGNORE_INDEX] = False
     # Absent classes rank behind all present ones.
     rank = (keys + ~present).argsort(dim=1).argsort(dim=1)
@@ -110,16 +110,15 @@ def class_mix(batch: PseudoBatch, kept: Tensor) -> PseudoBatch:
     out = batch.map(torch.empty_like)
     # On CPU both ways to choose are several times quicker than where: weights of 1 and 0, with
     # which lerp is exact, for floats, and for integers bits that are all set or all clear.
-    for i, table in enumerate(kept.char()):
-        keep = table.index_select(0, batch.labels[i].flatten()).view_as(batch.labels[i])
-        weight, bits = keep.to(batch.images.dtype), keep.neg().long()
+    for i, (table, labels) in enumerate(zip(kept.float(), batch.labels, strict=True)):
+        weight = table.index_select(0, labels.flatten().int()).view_as(labels)
         for source, target, _ in pairs(batch, out):
             own, following = source[i], source[(i + 1) % len(kept)]
             if own.is_floating_point():
                 torch.lerp(following, own, weight.to(own.dtype), out=target[i])
             else:
                 torch.bitwise_xor(own, following, out=target[i])
-                target[i].bitwise_and_(bits).bitwise_xor_(following)
+                target[i].bitwise_and_(weight.to(own.dtype).neg_()).bitwise_xor_(following)
     return out
 
 

@@ -13,7 +13,8 @@ class PseudoBatch(NamedTuple):
 
     Attributes:
         images (Tensor): (B, 3, H, W), floating point.
-        labels (Tensor): (B, H, W), int64; pseudo-labels in [0, 254] and 255 = ignored.
+        labels (Tensor): (B, H, W), int64, or uint8 inside the augmentations; pseudo-labels in
+            [0, 254] and 255 = ignored.
         confidence (Tensor): (B, H, W), floating point in [0, 1]; the teacher's probability of
             the pseudo-label.
         origin (Tensor, optional): (B, H, W), int64; where each pixel comes from: its place in the

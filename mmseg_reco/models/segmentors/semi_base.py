@@ -56,7 +56,8 @@ class SemiBaseSegmentor(BaseSegmentor):
         mix (dict, optional): ``ClassMix``, ``CutMix`` or ``CutOut``; None for no mixing.
         rescale_crop (dict, optional): First augmentation of the pseudo-labelled batch. It keeps
             the size of the images unless ``crop_size`` says otherwise.
-        strong_augments (Sequence[dict]): Augmentations after mixing; they see RGB in [0, 1].
+        strong_augments (Sequence[dict]): Augmentations after mixing; they see RGB in [0, 1], and
+            may change the batch that they are given.
         matcher (dict): Matches regions of teacher and student where the head has queries.
         semi_train_cfg (dict, optional): Settings of the training step:
 
@@ -369,14 +370,16 @@ class SemiBaseSegmentor(BaseSegmentor):
     @torch.no_grad()
     def strong_view(self, batch: PseudoBatch) -> PseudoBatch:
         """Rescale and crop, mix, then colour, blur and flip a pseudo-labelled batch."""
-        if self.rescale_crop is not None:
-            batch = self.rescale_crop(batch)
+        # In a byte each, labels are an eighth of what there is to move.
+        view = batch._replace(labels=batch.labels.byte())
+        view = view.map(torch.clone) if self.rescale_crop is None else self.rescale_crop(view)
         if self.mix is not None:
-            batch = self.mix(batch)
-        batch = batch._replace(images=self.data_preprocessor.to_rgb(batch.images))
+            view = self.mix(view)
+        view = view._replace(images=self.data_preprocessor.to_rgb(view.images))
         for augment in self.strong_augments:
-            batch = augment(batch)
-        return batch._replace(images=self.data_preprocessor.from_rgb(batch.images))
+            view = augment(view)
+        return view._replace(images=self.data_preprocessor.from_rgb(view.images),
+                             labels=view.labels.long())
 
     def strong_views(self, batch: PseudoBatch) -> PseudoBatch:
         """As many strong views as configured, each augmented and mixed anew, one after another."""

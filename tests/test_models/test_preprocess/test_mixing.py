@@ -71,14 +71,16 @@ def test_cut_mix_fills_the_box_from_the_next_image():
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_class_mix_keeps_the_chosen_classes(dtype):
+@pytest.mark.parametrize('label_dtype', [torch.int64, torch.uint8])
+def test_class_mix_keeps_the_chosen_classes(dtype, label_dtype):
     batch = make_batch(dtype=dtype)
+    batch = batch._replace(labels=batch.labels.to(label_dtype))
     chosen = [{0, 3}, {4}, set()]
     kept = torch.zeros(3, 256, dtype=torch.bool)
     for i, classes in enumerate(chosen):
         kept[i, list(classes)] = True
     out = class_mix(batch, kept)
-    assert [x.dtype for x in out[:3]] == [dtype, torch.int64, dtype]
+    assert [x.dtype for x in out[:3]] == [dtype, label_dtype, dtype]
     assert_pixels(
         out,
         lambda i, y, x: pixel(

@@ -242,9 +242,25 @@ def test_a_strong_view_is_rescaled_then_mixed_then_recoloured():
     model.rescale_crop, model.mix = note('rescale and crop'), note('mix')
     model.strong_augments = [note('colour'), note('flip')]
     images = make_batch()[0]['unsup']
-    model.strong_view(PseudoBatch(images, None, None))
+    labels = images[:, 0].long()
+    model.strong_view(PseudoBatch(images, labels, labels.float()))
     assert calls == [
         ('rescale and crop', True), ('mix', True), ('colour', False), ('flip', False)]
+
+
+@pytest.mark.parametrize('rescale_crop', [
+    None, dict(type='BatchRescaleCrop', ratio_range=(1, 1)), dict(type='BatchRescaleCrop')])
+def test_a_strong_view_leaves_the_weak_one_as_it_was(rescale_crop):
+    model = build(rescale_crop=rescale_crop, mix=None, strong_augments=[
+        dict(type='BatchColorJitter', prob=1), dict(type='BatchGaussianBlur', prob=1),
+        dict(type='BatchFlip', prob=1)])
+    inputs, samples = make_batch()
+    weak = model.pseudo_label(inputs['unsup'], samples['unsup'])[0].track_origin()
+    kept = weak.map(torch.clone)
+    strong = model.strong_view(weak)
+    assert all(torch.equal(a, b) for a, b in zip(weak, kept, strict=True))
+    assert [x.dtype for x in strong] == [x.dtype for x in weak]
+    assert not any(torch.equal(a, b) for a, b in zip(strong, weak, strict=True))
 
 
 def test_strong_view_keeps_image_and_label_together():
