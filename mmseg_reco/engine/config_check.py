@@ -1,6 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-"""Misspelt settings, found before anything is built, each with the nearest right name, and a score
-for the best checkpoint that validation does not report."""
+"""Misspelt settings, found before anything is built, each with the nearest right name."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,8 +10,6 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 from mmseg import registry
-
-from mmseg_reco.engine.runner import TeacherStudentValLoop
 
 # What mmengine itself takes out of a config before it builds the object.
 _RESERVED = {'type', 'priority', '_scope_', '_delete_'}
@@ -75,8 +72,6 @@ def own_types(config: Mapping) -> list[str]:
 def check_config(cfg: Config) -> None:
     """Refuse misspelt settings of the runner, and types and arguments of this package's modules.
 
-    And a best checkpoint by a score that the validation of teacher and student does not report.
-
     Args:
         cfg (Config): The config.
 
@@ -106,19 +101,6 @@ def check_config(cfg: Config) -> None:
             meant = nearest(key, known, 0.6)
             hint = f"Did you mean '{meant}'?" if meant else f'It has: {", ".join(sorted(known))}.'
             raise ValueError(f'{place}.{key}: {cls.__name__} has no such argument. {hint}')
-    _check_save_best(cfg)
-
-
-def _check_save_best(cfg: Config) -> None:
-    loop = (cfg.get('val_cfg') or {}).get('type')
-    if loop not in ('TeacherStudentValLoop', 'mmseg.TeacherStudentValLoop', TeacherStudentValLoop):
-        return
-    best = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best') or []
-    for score in [best] if isinstance(best, str) else best:
-        if score != 'auto' and not score.startswith(('teacher/', 'student/')):
-            raise ValueError(
-                f"default_hooks.checkpoint.save_best is '{score}', but TeacherStudentValLoop "
-                f"reports 'teacher/{score}' and 'student/{score}': choose one of them.")
 
 
 def check_options(options: Iterable[str], cfg: Config) -> None:

@@ -9,13 +9,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg_reco.datasets import MultiBranch, PartialVOCDataset
 from mmseg_reco.engine import launch
 from mmseg_reco.engine.config_check import accepted_arguments, check_config, check_options, nearest
-from mmseg_reco.engine.runner import TeacherStudentValLoop
 from mmseg_reco.models import EmbeddingEncoderDecoder, MeanTeacherReCo, ReCoLoss
-
-
-def validated_by(loop, best):
-    return dict(val_cfg=dict(type=loop), default_hooks=dict(
-        checkpoint=dict(type='CheckpointHook', save_best=best)))
 
 
 def test_nearest():
@@ -48,10 +42,6 @@ def test_arguments_follow_the_bases():
     (dict(model=dict(type='MeanTeacherReco')), "type is 'MeanTeacherReco'.*'MeanTeacherReCo'"),
     (dict(custom_hook=[]), "sets 'custom_hook'.*'custom_hooks'"),
     (dict(train_dataloder=dict()), "'train_dataloder'.*'train_dataloader'"),
-    (validated_by('TeacherStudentValLoop', 'mIoU'),
-     r"save_best is 'mIoU', .*'teacher/mIoU' and 'student/mIoU'"),
-    (validated_by('mmseg.TeacherStudentValLoop', ['teacher/mIoU', 'aAcc']), "is 'aAcc', "),
-    (validated_by(TeacherStudentValLoop, ['mDice']), "is 'mDice', "),
 ])
 def test_misspelt_settings_are_refused_with_the_nearest(cfg, message):
     with pytest.raises(ValueError, match=message):
@@ -64,16 +54,6 @@ def test_what_is_not_ours_is_left_alone():
         model=dict(type='SomeoneElses', backbone=dict(type='mmpretrain.ReCoLos', depht=3)),
         optim_wrapper=dict(type='OptimWrapper', constructor='X', optimizer=dict(type='SGD')),
         custom_hooks=[dict(type='MeanTeacherHook', priority='LOW')])))
-
-
-@pytest.mark.parametrize(('loop', 'best'), [
-    ('TeacherStudentValLoop', 'auto'), ('TeacherStudentValLoop', ['auto']),
-    ('TeacherStudentValLoop', ['student/mIoU', 'teacher/mAcc']), ('TeacherStudentValLoop', None),
-    ('ValLoop', 'mIoU')])
-def test_scores_that_are_reported_pass(loop, best):
-    check_config(Config(validated_by(loop, best)))
-    check_config(Config(dict(val_cfg=dict(type=loop), default_hooks=dict(checkpoint=None))))
-    check_config(Config(dict(val_cfg=None, default_hooks=None)))
 
 
 def test_options():

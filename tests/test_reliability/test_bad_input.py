@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import CheckpointHook
 from mmseg.datasets import PascalVOCDataset
 from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
@@ -28,6 +30,7 @@ from mmseg_reco.engine import launch
 from mmseg_reco.engine.checkpoint import latest_checkpoint, safe_checkpoint_loading
 from mmseg_reco.engine.config_check import check_config, check_options
 from mmseg_reco.engine.hooks import CheckDataHook
+from mmseg_reco.engine.runner import TeacherStudentValLoop
 from mmseg_reco.models import PseudoLabelLoss, ReCoLoss
 
 DOC = Path(__file__).resolve().parents[2] / 'docs' / 'reliability.md'
@@ -411,8 +414,9 @@ def option_misspelt(bench, monkeypatch):
 
 @case
 def score_that_is_not_reported(bench, monkeypatch):
-    check_config(Config(dict(val_cfg=dict(type='TeacherStudentValLoop'), default_hooks=dict(
-        checkpoint=dict(type='CheckpointHook', save_best='mIoU')))))
+    runner = SimpleNamespace(
+        model=model_of(), hooks=[CheckpointHook(interval=1, save_best='mIoU')])
+    TeacherStudentValLoop(runner, DataLoader([]), Evaluator([]))
 
 
 @case

@@ -87,7 +87,36 @@ class ResumableTrainLoop(IterBasedTrainLoop):
 
 @LOOPS.register_module()
 class TeacherStudentValLoop(ValLoop):
-    """Validates the teacher, then the student: ``teacher/mIoU``, ``student/mIoU`` and so on."""
+    """Validates the teacher, then the student: ``teacher/mIoU``, ``student/mIoU`` and so on.
+
+    Args:
+        runner (Runner): The runner.
+        *args: Of :class:`mmengine.runner.ValLoop`.
+        **kwargs: The same.
+
+    Raises:
+        TypeError: If the model is not of a teacher and a student.
+        ValueError: If the best checkpoint goes by a score that is not reported.
+    """
+
+    def __init__(self, runner: Runner, *args, **kwargs) -> None:
+        super().__init__(runner, *args, **kwargs)
+        model = self._model()
+        if not hasattr(model, 'semi_test_cfg'):
+            raise TypeError('TeacherStudentValLoop needs a model with a teacher and a student; '
+                            f'got {type(model).__name__}. Use val_cfg=dict(type="ValLoop").')
+        for hook in runner.hooks:
+            best = getattr(hook, 'save_best', None) or []
+            for score in [best] if isinstance(best, str) else best:
+                if score != 'auto' and not score.startswith(('teacher/', 'student/')):
+                    raise ValueError(
+                        f"default_hooks.checkpoint.save_best is '{score}', but "
+                        f"TeacherStudentValLoop reports 'teacher/{score}' and 'student/{score}': "
+                        'choose one of them.')
+
+    def _model(self) -> nn.Module:
+        model = self.runner.model
+        return model.module if is_model_wrapper(model) else model
 
     def run(self) -> dict[str, float]:
         """Validate both networks of the model.
@@ -95,11 +124,7 @@ class TeacherStudentValLoop(ValLoop):
         Returns:
             dict[str, float]: Metrics, the network's name before each.
         """
-        runner = self.runner
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if not hasattr(model, 'semi_test_cfg'):
-            raise TypeError('TeacherStudentValLoop needs a model with a teacher and a student; '
-                            f'got {type(model).__name__}. Use val_cfg=dict(type="ValLoop").')
+        runner, model = self.runner, self._model()
         runner.call_hook('before_val')
         runner.call_hook('before_val_epoch')
         runner.model.eval()

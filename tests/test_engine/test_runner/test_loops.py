@@ -4,6 +4,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn as nn
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import CheckpointHook, Hook
+from torch.utils.data import DataLoader
 
 from mmseg_reco.datasets.samplers import SeededBatchSampler, seeded_batch_sampler
 from mmseg_reco.engine import TeacherStudentValLoop
@@ -21,7 +24,10 @@ class Model(nn.Module):
         return [(self.semi_test_cfg['predict_on'], data)]
 
 
-class Evaluator:
+class Scores(Evaluator):
+
+    def __init__(self):
+        super().__init__([])
 
     def process(self, data_samples, data_batch):
         self.seen = getattr(self, 'seen', []) + data_samples
@@ -31,15 +37,12 @@ class Evaluator:
         return dict(size=size, count=len(seen), name=seen[0][0])
 
 
-def make_loop(model):
-    loop = object.__new__(TeacherStudentValLoop)
+def make_loop(model, save_best=None):
     calls = []
-    loop._runner = SimpleNamespace(
-        model=model, call_hook=lambda name, **kwargs: calls.append((name, kwargs)))
-    loop.evaluator, loop.fp16, loop.val_loss = Evaluator(), False, dict()
-    loop.dataloader = [10, 11, 12]
-    loop.dataloader = type('Loader', (list, ), dict(dataset=range(3)))(loop.dataloader)
-    return loop, calls
+    runner = SimpleNamespace(
+        model=model, hooks=[Hook(), CheckpointHook(interval=1, save_best=save_best)],
+        call_hook=lambda name, **kwargs: calls.append((name, kwargs)))
+    return TeacherStudentValLoop(runner, DataLoader(range(3)), Scores()), calls
 
 
 @pytest.mark.parametrize('predict_on', ['teacher', 'student'])
@@ -55,6 +58,24 @@ def test_both_networks_are_scored(predict_on):
     names = [name for name, _ in calls]
     assert names.count('before_val_epoch') == names.count('after_val_epoch') == 1
     assert dict(calls)['after_val_epoch'] == dict(metrics=metrics)
+
+
+@pytest.mark.parametrize('save_best', [
+    None, 'auto', ['auto'], 'teacher/mIoU', ['student/mIoU', 'teacher/mAcc']])
+def test_scores_that_are_reported_pass(save_best):
+    make_loop(Model(), save_best)
+
+
+@pytest.mark.parametrize(('save_best', 'refused'), [
+    ('mIoU', 'mIoU'), (['teacher/mIoU', 'aAcc'], 'aAcc')])
+def test_a_best_checkpoint_by_another_score_is_refused_at_once(save_best, refused):
+    with pytest.raises(ValueError, match=f"is '{refused}', .*'teacher/{refused}' and 'student/"):
+        make_loop(Model(), save_best)
+
+
+def test_a_model_without_a_teacher_is_refused_at_once():
+    with pytest.raises(TypeError, match='got Identity. Use val_cfg=dict'):
+        make_loop(nn.Identity())
 
 
 def drawn(monkeypatch, rank, start=0):
@@ -85,9 +106,3 @@ def test_ranks_iterations_and_loading_draw_numbers_of_their_own(monkeypatch):
     first, second = (drawn(monkeypatch, rank) for rank in range(2))
     assert len(set(first + second)) == 12
     assert drawn(monkeypatch, 1, start=2) == second[4:]  # resumed
-
-
-def test_a_plain_model_is_refused():
-    loop, _ = make_loop(nn.Linear(1, 1))
-    with pytest.raises(TypeError, match='Linear.*ValLoop'):
-        loop.run()
