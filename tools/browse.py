@@ -15,7 +15,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmseg_reco.engine.launch import add_override_arguments
+from mmseg_reco.engine.launch import add_override_arguments, positive_int
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import SemiBaseSegmentor
 from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor, PseudoBatch
@@ -117,14 +117,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='train config file')
-    parser.add_argument('--number', type=int, default=4, help='images in each picture')
+    parser.add_argument('--number', type=positive_int, default=4, help='images in each picture')
     parser.add_argument('--output', type=Path,
                         help='folder to write to (default: work_dirs/NAME_OF_CONFIG/browse)')
     parser.add_argument('--checkpoint', help='weights of the teacher')
     add_override_arguments(parser)
     args = parser.parse_args()
-    if args.number < 1:
-        parser.error('--number must be at least 1')
     try:
         cfg = read_config(args.config, args.cfg_options)
         loader = training_loader(cfg)

@@ -24,6 +24,7 @@ from mmseg_reco.datasets.checks import (
     leaf_datasets,
 )
 from mmseg_reco.datasets.pipelines import map_leaf_configs
+from mmseg_reco.engine.launch import positive_int
 
 
 def build_parts(cfg: Config, split: str) -> dict:
@@ -70,10 +71,8 @@ def main() -> int:
     parser.add_argument('config', help='train config file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction,
                         help='override settings of the config, as key=value')
-    parser.add_argument('--workers', type=int, default=2, help='number of threads')
+    parser.add_argument('--workers', type=positive_int, default=2, help='number of threads')
     args = parser.parse_args()
-    if args.workers < 1:
-        parser.error('--workers must be at least 1')
     if not Path(args.config).is_file():
         parser.error(f'no such config file: {args.config}')
     cfg = Config.fromfile(args.config)

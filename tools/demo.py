@@ -27,6 +27,7 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS, MODELS
 
 from mmseg_reco.datasets.demo_scenes import CLASSES, PALETTE, prepare
+from mmseg_reco.engine.launch import positive_int
 from mmseg_reco.visualization import draw_class_relations, draw_panel, save_picture
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,7 +122,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('demo_output'), help='where results go')
     parser.add_argument('--seed', type=int, default=0, help='of the world and of training')
-    parser.add_argument('--iters', type=int, help='training iterations of both runs')
+    parser.add_argument('--iters', type=positive_int, help='training iterations of both runs')
     args = parser.parse_args()
     start = time.time()
 

@@ -25,6 +25,17 @@ _SYNC_NORMS = ('SyncBN', 'MMSyncBN')
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
+def positive_int(text: str) -> int:
+    """The type of an argument that counts.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not an integer of at least 1.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be an integer, at least 1, got {text}')
+    return int(text)
+
+
 def add_override_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options`` and ``--trust-checkpoint``."""
     parser.add_argument(

@@ -54,7 +54,7 @@ def config(tmp_path):
 
 def test_no_workers_are_refused(config, monkeypatch, capsys):
     assert check(monkeypatch, config, '--workers', 0) == 2
-    assert '--workers must be at least 1' in capsys.readouterr().err
+    assert '--workers: must be an integer, at least 1, got 0' in capsys.readouterr().err
 
 
 def test_good_data(config, monkeypatch, capsys):

@@ -325,7 +325,8 @@ def test_wrong_use_is_one_sentence(stand_in, capsys):
     for option in ('--jobs', '--threads'):
         with pytest.raises(SystemExit) as stop:
             stand_in(option, 0)
-        assert stop.value.code == 2 and 'must be at least 1' in capsys.readouterr().err
+        assert stop.value.code == 2
+        assert f'{option}: must be an integer, at least 1, got 0' in capsys.readouterr().err
     assert not (stand_in.here / 'started').exists()
 
 

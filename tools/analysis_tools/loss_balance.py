@@ -16,7 +16,7 @@ import torch.nn as nn
 from mmengine.utils import ProgressBar
 from prettytable import PrettyTable
 
-from mmseg_reco.engine.launch import add_override_arguments
+from mmseg_reco.engine.launch import add_override_arguments, positive_int
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 
 EXAMPLE = """example:
@@ -79,11 +79,10 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
     parser.add_argument('--checkpoint', help='weights; without them the networks are random')
-    parser.add_argument('--batches', type=int, default=8, help='training batches (default: 8)')
+    parser.add_argument('--batches', type=positive_int, default=8,
+                        help='training batches (default: 8)')
     add_override_arguments(parser)
     args = parser.parse_args()
-    if args.batches < 1:
-        parser.error('--batches must be at least 1')
     try:
         cfg = read_config(args.config, args.cfg_options)
         loader = training_loader(cfg)

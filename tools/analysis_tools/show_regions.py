@@ -1,26 +1,21 @@
 # Licensed under the Apache License, Version 2.0.
-"""Draw the teacher's regions beside the student's regions that RC2L matches them with.
-
-Example: python tools/analysis_tools/show_regions.py CONFIG work_dirs/NAME/iter_1000.pth --out r.png
-"""
+"""Draw the teacher's regions beside the student's regions that RC2L matches them with."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from mmengine.runner import Runner, set_random_seed
 
-from mmseg_reco.engine.checkpoint import safe_checkpoint_loading
-from mmseg_reco.engine.launch import (
-    add_common_arguments,
-    build_runner,
-    finish,
-    load_config,
-    parse_args,
-)
+from mmseg_reco.engine.launch import add_override_arguments, positive_int
+from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import SemiBaseSegmentor
 from mmseg_reco.models.regions import pairwise_dice
 from mmseg_reco.visualization import draw_matched_regions, save_picture
+
+EXAMPLE = """example:
+  python tools/analysis_tools/show_regions.py CONFIG --checkpoint work_dirs/NAME/iter_1000.pth
+"""
 
 
 @torch.no_grad()
@@ -44,47 +39,46 @@ def matched_regions(model: SemiBaseSegmentor, batch: dict) -> dict[str, list]:
     return drawn
 
 
+def collect(model: SemiBaseSegmentor, batches: Iterable[dict], number: int) -> dict[str, list]:
+    """:func:`matched_regions` of the first ``number`` images.
+
+    Raises:
+        ValueError: If the model compares no regions.
+    """
+    if not getattr(model, 'region_losses', None):
+        raise ValueError(f'{type(model).__name__} has no region loss: there are no regions to draw')
+    drawn: dict[str, list] = {}
+    for batch in batches:
+        for name, values in matched_regions(model, batch).items():
+            drawn[name] = (drawn.get(name, []) + values)[:number]
+        if len(drawn['images']) == number:
+            break
+    return drawn
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of a model with region losses')
-    parser.add_argument('checkpoint', help='checkpoint file of it')
-    parser.add_argument('--out', default='regions.png', help='picture to write')
-    parser.add_argument('--num', type=int, default=4, help='images to draw')
-    parser.add_argument('--seed', type=int, default=0, help='which images and which mixes')
-    add_common_arguments(parser)
-    args = parse_args(parser)
-    if not Path(args.checkpoint).is_file():
-        parser.error(f'no such checkpoint: {args.checkpoint}')
-
-    cfg = load_config(args)
-    cfg.load_from = args.checkpoint
-    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
-    with safe_checkpoint_loading(args.trust_checkpoint):
-        runner = build_runner(cfg)
-        runner.load_or_resume()
-    model = runner.model
-    if not getattr(model, 'region_losses', None):
-        parser.error(f'{args.config} has no region loss: there are no regions to draw')
-    set_random_seed(args.seed)
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=args.seed)
-    model.eval()
-    drawn = {}
-    for batch in loader:
-        for name, values in matched_regions(model, batch).items():
-            drawn.setdefault(name, []).extend(values)
-        if len(drawn['images']) >= args.num:
-            break
-    meta = loader.dataset.metainfo
-    picture = draw_matched_regions(
-        **{name: values[:args.num] for name, values in drawn.items()},
-        class_names=meta['classes'], palette=meta['palette'])
+    parser.add_argument('--checkpoint', help='weights; without them the networks are random')
+    parser.add_argument('--number', type=positive_int, default=4, help='images to draw')
+    parser.add_argument('--output', type=Path,
+                        help='picture to write (default: work_dirs/NAME_OF_CONFIG/regions.png)')
+    add_override_arguments(parser)
+    args = parser.parse_args()
     try:
-        save_picture(picture, args.out)
-    except OSError as error:
+        cfg = read_config(args.config, args.cfg_options)
+        loader = training_loader(cfg)
+        model = load_model(cfg, args.checkpoint, args.trust_checkpoint).eval()
+        drawn = collect(model, training_batches(cfg, loader), args.number)
+        meta = loader.dataset.metainfo
+        picture = draw_matched_regions(
+            **drawn, class_names=meta['classes'], palette=meta['palette'])
+        output = args.output or Path(cfg.work_dir) / 'regions.png'
+        save_picture(picture, output)
+    except (AssertionError, OSError, ValueError) as error:
         parser.error(str(error))
-    print(f'{min(len(drawn["images"]), args.num)} images drawn to {args.out}')
-    finish()
+    print(f'{len(drawn["images"])} images drawn to {output}')
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from prettytable import PrettyTable
 from torch import Tensor
 
-from mmseg_reco.engine.launch import add_override_arguments
+from mmseg_reco.engine.launch import add_override_arguments, positive_int
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import ReCoLoss
 from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor
@@ -188,13 +188,14 @@ def main() -> None:
                         help='of the query whose keys are drawn (default: the class with the most '
                         'different queries)')
     parser.add_argument('--batch', type=int, default=0, help='number of the training batch')
-    parser.add_argument('--number', type=int, default=4, help='images of the batch to draw')
+    parser.add_argument('--number', type=positive_int, default=4,
+                        help='images of the batch to draw')
     parser.add_argument('--output', type=Path,
                         help='picture to write (default: work_dirs/NAME_OF_CONFIG/sampling.png)')
     add_override_arguments(parser)
     args = parser.parse_args()
-    if args.number < 1 or args.batch < 0:
-        parser.error('--number must be at least 1, and --batch at least 0')
+    if args.batch < 0:
+        parser.error('--batch must be at least 0')
     try:
         cfg = read_config(args.config, args.cfg_options)
         loader = training_loader(cfg)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from mmseg_reco.datasets.files import list_files, read
 from mmseg_reco.datasets.splits import read_names
+from mmseg_reco.engine.launch import positive_int
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -23,7 +24,7 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f'example:\n  python tools/dataset_converters/{example}')
-    parser.add_argument('--workers', type=int, default=1, help='processes (default: 1)')
+    parser.add_argument('--workers', type=positive_int, default=1, help='processes (default: 1)')
     parser.add_argument(
         '--backend-args', nargs='+', action=DictAction, metavar='KEY=VALUE',
         help='how mmengine reads files that are not on disk, such as backend=petrel; an address '

@@ -35,6 +35,7 @@ from protocol import (
 from trainings import Training, Trainings
 
 from mmseg_reco.engine.hooks.preemption_hook import EXIT_PREEMPTED
+from mmseg_reco.engine.launch import positive_int
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -47,8 +48,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--only', metavar='PATTERN', default='',
                         help='only runs whose name, setting/row/seed, this expression is found in')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='default: 0 1 2')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at once (default: 1)')
-    parser.add_argument('--threads', type=int, default=1, help='of each run (default: 1)')
+    parser.add_argument('--jobs', type=positive_int, default=1, help='runs at once (default: 1)')
+    parser.add_argument('--threads', type=positive_int, default=1, help='of each run (default: 1)')
     parser.add_argument('--weights', help='weights of the backbone: a file, or an address that '
                         "mmengine knows (default: the protocol's)")
     parser.add_argument('--data-root', help="folder of the data (default: the configs')")
@@ -60,8 +61,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
                         'FOLDER, and the tables into FOLDER.md; needs the --weights, --amp and '
                         '--seeds of the runs')
     args = parser.parse_args(arguments)
-    if args.jobs < 1 or args.threads < 1:
-        parser.error('--jobs and --threads must be at least 1')
     return args
 
 

@@ -19,7 +19,7 @@ from prettytable import PrettyTable
 from torch import Tensor
 
 from mmseg_reco.engine.checkpoint import save_atomically, to_plain
-from mmseg_reco.engine.launch import add_override_arguments
+from mmseg_reco.engine.launch import add_override_arguments, positive_int
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models.segmentors.distribution_alignment import DistributionAlignment
 
@@ -134,12 +134,10 @@ def main() -> None:
     parser.add_argument('--frequencies', type=float, nargs='+', metavar='F',
                         help='of each class in the images, up to a common factor (default: '
                         'model.semi_train_cfg.class_frequencies of the config)')
-    parser.add_argument('--batches', type=int, default=40,
+    parser.add_argument('--batches', type=positive_int, default=40,
                         help='batches of training images to look at (default: 40)')
     add_override_arguments(parser)
     args = parser.parse_args()
-    if args.batches < 1:
-        parser.error('--batches must be at least 1')
     if args.out.exists():
         parser.error(f'{args.out} exists already: remove it, or choose another OUT')
 
