@@ -10,7 +10,7 @@ model = dict(
     segmentor=_base_.model,
     tap='sep_bottleneck',
     projector=dict(channels=48, embed_dims=48),
-    losses=[dict(type='ReCoLoss', num_queries=64, num_negatives=128, loss_weight=0.1)],
+    losses=[dict(type='ReCoLoss', num_queries=64, num_negatives=128, loss_weight=0.5)],
     loss_unsup=dict(type='PseudoLabelLoss', strong_threshold=0.8),
     rescale_crop=dict(type='BatchRescaleCrop', ratio_range=(0.75, 1.5)),
     strong_augments=[
