@@ -1,7 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 """The version check of the package, its wheel, the installer and the CI script."""
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -12,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 
 import mmseg_reco
 
@@ -20,10 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def setup_env():
-    spec = importlib.util.spec_from_file_location('setup_env', ROOT / 'tools' / 'setup_env.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / 'tools' / 'setup_env.py')
 
 
 # The package's own check --------------------------------------------------------------------------

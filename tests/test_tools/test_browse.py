@@ -1,11 +1,11 @@
 # Licensed under the Apache License, Version 2.0.
-import importlib.util
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from scripts import load_script
 from tiny_semi import write_semi_config
 
 from mmseg_reco.datasets.demo_scenes import PALETTE, prepare
@@ -17,10 +17,7 @@ DEMO = 'configs/demo/deeplabv3plus_r18-d16_demo-p0_reco-classmix.py'
 
 @pytest.fixture
 def browse():
-    spec = importlib.util.spec_from_file_location('browse', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def on_disk(folder, name):

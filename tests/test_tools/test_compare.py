@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-import importlib.util
 from pathlib import Path
 
 import cv2
@@ -7,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
+from scripts import load_script
 from tiny_segmentor import query_segmentor_config
 from tiny_semi import write_semi_config
 
@@ -18,10 +18,7 @@ SCRIPT = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'compare.py'
 
 @pytest.fixture
 def compare():
-    spec = importlib.util.spec_from_file_location('compare', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def class_ious(prediction, truth, num_classes):

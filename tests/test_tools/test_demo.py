@@ -1,12 +1,12 @@
 # Licensed under the Apache License, Version 2.0.
 import functools
-import importlib.util
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import load_script
 
 from mmseg_reco.datasets.demo_scenes import CLASSES, WIDTH
 
@@ -15,10 +15,7 @@ SCRIPT = Path(__file__).parents[2] / 'tools' / 'demo.py'
 
 @pytest.fixture
 def demo():
-    spec = importlib.util.spec_from_file_location('demo', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def test_the_whole_demo_prints_its_table_and_draws_its_pictures(

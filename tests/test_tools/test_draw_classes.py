@@ -1,10 +1,10 @@
 # Licensed under the Apache License, Version 2.0.
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import load_script
 
 from mmseg_reco.engine import ClassHistory, PseudoLabelHistory
 
@@ -14,9 +14,7 @@ CLASSES, PALETTE = np.array(list('abc')), np.array([[0, 0, 255], [90, 90, 90], [
 
 @pytest.fixture
 def draw(monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location('draw_classes', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(SCRIPT)
 
     def run(*arguments):
         """Exit code, output and errors."""

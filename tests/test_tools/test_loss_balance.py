@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0.
-import importlib.util
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 from tiny_semi import write_semi_config
 
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
@@ -12,10 +12,7 @@ SCRIPT = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'loss_balance.
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location('loss_balance', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def make(path, **changes):

@@ -1,11 +1,11 @@
 # Licensed under the Apache License, Version 2.0.
-import importlib.util
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from scripts import load_script
 from tiny_semi import write_semi_config
 
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
@@ -15,10 +15,7 @@ SCRIPT = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'show_regions.
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location('show_regions', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 @pytest.fixture

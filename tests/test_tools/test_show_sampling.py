@@ -1,11 +1,11 @@
 # Licensed under the Apache License, Version 2.0.
-import importlib.util
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from scripts import load_script
 from tiny_semi import write_semi_config
 
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
@@ -18,10 +18,7 @@ UNIMATCH = {'model.semi_train_cfg.strong_views': 2, 'model.semi_train_cfg.featur
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location('show_sampling', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def one_step(tool, path, **changes):

@@ -1,6 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
 import argparse
-import importlib.util
 import re
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmseg.registry import MODELS
+from scripts import load_script
 from tiny_semi import write_semi_config
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'test.py'
@@ -15,10 +15,7 @@ TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'test.py'
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location('test_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(TOOL)
 
 
 def options(**changes):

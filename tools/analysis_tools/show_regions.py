@@ -1,5 +1,8 @@
 # Licensed under the Apache License, Version 2.0.
-"""Draw the teacher's regions beside the student's regions that RC2L matches them with."""
+"""Draw the teacher's regions beside the student's regions that RC2L matches them with.
+
+Regions and matching are this project's reconstruction (docs/methods/rc2l.md).
+"""
 
 import argparse
 from collections.abc import Iterable

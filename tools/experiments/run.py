@@ -60,8 +60,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--publish', type=Path, metavar='FOLDER', help='only copy the results to '
                         'FOLDER, and the tables into FOLDER.md; needs the --weights, --amp and '
                         '--seeds of the runs')
-    args = parser.parse_args(arguments)
-    return args
+    return parser.parse_args(arguments)
 
 
 class Experiments:

@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0.
 """Colour jitter and blur; the functions take one RGB image in [0, 1], the classes a batch.
 
-All of them change what they are given: on CPU a pass over pixels that are still in the cache takes
-half the time of one that writes to new memory. Arithmetic runs in float32 at least, and elementwise
+All of them change what they are given, which on CPU is quicker than to write to new memory:
+``tools/benchmarks/batch_augmentation.py``. Arithmetic runs in float32 at least, and elementwise
 only, so that neither autocast nor TF32 touches it.
 """
 

@@ -157,5 +157,6 @@ class BatchFlip:
     def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
         for i, (draw,) in enumerate(uniforms(len(batch.images), 1, generator)):
             if draw < self.prob:
-                batch.map(lambda x, i=i: x[i].copy_(x[i].flip(-1)))
+                for _, maps, _ in pairs(batch, batch):
+                    maps[i] = maps[i].flip(-1)
         return batch
