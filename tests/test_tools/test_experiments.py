@@ -316,7 +316,8 @@ def test_wrong_use_is_one_sentence(stand_in, capsys):
     import run
     shutil.rmtree(stand_in.out)
     assert run.main(['nonsense']) == 2
-    assert "no protocol 'nonsense'. There are: camvid-cpu, camvid-gpu" in capsys.readouterr().err
+    assert ("no protocol 'nonsense'. There are: camvid-cpu, camvid-cpu-long, camvid-gpu"
+            in capsys.readouterr().err)
     assert stand_in('--only', 'nothing') == 2
     assert stand_in('--weights', 'nothing.pth') == 2
     assert 'no file nothing.pth' in capsys.readouterr().err
