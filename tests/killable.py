@@ -13,7 +13,6 @@ import resource
 import signal
 import socket
 import sys
-from argparse import Namespace
 from multiprocessing.connection import wait
 from pathlib import Path
 from unittest import mock
@@ -136,9 +135,7 @@ def _train(config: str, work_dir: str, options: dict, resume: bool, place: str |
         os.environ.update(
             RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE='1',
             MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    cfg = launch.load_config(Namespace(
-        config=config, work_dir=work_dir, cfg_options=options,
-        launcher='pytorch' if world > 1 else 'none'))
+    cfg = launch.load_config(config, options, work_dir, 'pytorch' if world > 1 else 'none')
     launch.make_resumable(cfg)
     if resume:
         launch.resume_latest(cfg, explicit=False)

@@ -15,7 +15,12 @@ from mmseg.registry import MODELS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmseg_reco.engine.launch import add_override_arguments, positive_int
+from mmseg_reco.engine.command_line import (
+    add_cfg_options,
+    add_trust_checkpoint,
+    positive_int,
+    usage_errors,
+)
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import SemiBaseSegmentor
 from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor, PseudoBatch
@@ -118,10 +123,11 @@ def main() -> None:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='train config file')
     parser.add_argument('--number', type=positive_int, default=4, help='images in each picture')
-    parser.add_argument('--output', type=Path,
+    parser.add_argument('--out', type=Path,
                         help='folder to write to (default: work_dirs/NAME_OF_CONFIG/browse)')
     parser.add_argument('--checkpoint', help='weights of the teacher')
-    add_override_arguments(parser)
+    add_cfg_options(parser)
+    add_trust_checkpoint(parser)
     args = parser.parse_args()
     try:
         cfg = read_config(args.config, args.cfg_options)
@@ -129,7 +135,7 @@ def main() -> None:
         panels = collect(cfg, loader, args.number, args.checkpoint, args.trust_checkpoint)
     except (AssertionError, OSError, ValueError) as error:  # mmseg asserts that a list is there
         parser.error(f'{error}\ntools/check_data.py {args.config} lists what is wrong with data.')
-    output = args.output or Path(cfg.work_dir) / 'browse'
+    output = args.out or Path(cfg.work_dir) / 'browse'
     meta, ignore_index = loader.dataset.metainfo, 255
     for name, columns in panels.items():
         files = columns.pop('file')
@@ -138,10 +144,8 @@ def main() -> None:
         picture = draw_panel(
             columns, meta['classes'], meta['palette'], ignore_index,
             min(_WIDEST, max(_NARROWEST, _WIDTH / len(columns))), row_labels=files)
-        try:
+        with usage_errors(parser):
             save_picture(picture, output / f'{name}.png')
-        except OSError as error:
-            parser.error(str(error))
         print(f'{len(files)} {name} images drawn to {output / name}.png')
 
 

@@ -3,10 +3,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from mmengine.config import Config, DictAction
-from mmengine.registry import init_default_scope
+from mmengine.config import Config
 from mmengine.utils import ProgressBar
 from mmseg.registry import DATASETS
 from prettytable import PrettyTable
@@ -24,7 +22,8 @@ from mmseg_reco.datasets.checks import (
     leaf_datasets,
 )
 from mmseg_reco.datasets.pipelines import map_leaf_configs
-from mmseg_reco.engine.launch import positive_int
+from mmseg_reco.engine.command_line import add_cfg_options, positive_int, usage_errors
+from mmseg_reco.engine.offline import read_config
 
 
 def build_parts(cfg: Config, split: str) -> dict:
@@ -69,16 +68,11 @@ def main() -> int:
         epilog='example:\n  python tools/check_data.py my_reco.py --workers 4\n'
                'status: 0 in order, 1 problems were found, 2 wrong usage')
     parser.add_argument('config', help='train config file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        help='override settings of the config, as key=value')
     parser.add_argument('--workers', type=positive_int, default=2, help='number of threads')
+    add_cfg_options(parser)
     args = parser.parse_args()
-    if not Path(args.config).is_file():
-        parser.error(f'no such config file: {args.config}')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    with usage_errors(parser):
+        cfg = read_config(args.config, args.cfg_options)
 
     parts: dict = {}
     problems: list[Problem] = []

@@ -22,12 +22,15 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import Runner
 from mmseg.evaluation import IoUMetric
-from mmseg.registry import DATASETS, MODELS
+from mmseg.registry import DATASETS
 
 from mmseg_reco.datasets.demo_scenes import CLASSES, PALETTE, prepare
-from mmseg_reco.engine.launch import positive_int
+from mmseg_reco.engine.checkpoint import latest_checkpoint
+from mmseg_reco.engine.command_line import positive_int
+from mmseg_reco.engine.hooks import ClassHistory
+from mmseg_reco.engine.offline import load_model, read_config
 from mmseg_reco.visualization import draw_class_relations, draw_panel, save_picture
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,13 +86,10 @@ def predict(work_dir: Path, dataset: dict, network: str) -> list[np.ndarray]:
         dataset: Config of the dataset.
         network: 'teacher' or 'student', where the model has both.
     """
-    cfg = Config.fromfile(next(work_dir.glob('*.py')))
+    cfg = read_config(str(next(work_dir.glob('*.py'))))
     if cfg.model.type == 'MeanTeacherReCo':
         cfg.model.semi_test_cfg = dict(predict_on=network)
-    model = MODELS.build(cfg.model)
-    checkpoint = (work_dir / 'last_checkpoint').read_text().strip()
-    load_checkpoint(model, checkpoint, map_location='cpu', logger='silent')
-    model.eval()
+    model = load_model(cfg, latest_checkpoint(work_dir)).eval()
     loader = Runner.build_dataloader({**cfg.test_dataloader, 'dataset': dataset})
     with torch.no_grad():
         samples = [sample for batch in loader for sample in model.test_step(batch)]
@@ -160,8 +160,8 @@ def main() -> None:
         panel = draw_panel(columns, CLASSES, PALETTE)
         save_picture(panel, args.out / f'{name}_scenes.png')
 
-    relation = mmengine.load(work_dirs['ReCo + ClassMix'] / 'class_relation.json')
-    figure = draw_class_relations(np.array(relation['relation'], float), relation['classes'])
+    history = ClassHistory.load(str(work_dirs['ReCo + ClassMix']))
+    figure = draw_class_relations(history.mean(), history.classes)
     figure.savefig(args.out / 'class_relation.png')
 
     predictions['its student'] = predict(work_dirs['ReCo + ClassMix'], validation, 'student')

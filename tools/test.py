@@ -7,12 +7,11 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmseg_reco.engine.checkpoint import safe_checkpoint_loading
+from mmseg_reco.engine.command_line import add_common_arguments, parse_args
 from mmseg_reco.engine.launch import (
-    add_common_arguments,
     build_runner,
     finish,
     load_config,
-    parse_args,
 )
 
 
@@ -58,7 +57,7 @@ def main() -> None:
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         parser.error(f'no such checkpoint: {args.checkpoint}')
 
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         draw_predictions(cfg, args)

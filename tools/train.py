@@ -4,14 +4,13 @@
 import argparse
 
 from mmseg_reco.engine.checkpoint import safe_checkpoint_loading
+from mmseg_reco.engine.command_line import add_common_arguments, parse_args
 from mmseg_reco.engine.launch import (
-    add_common_arguments,
     build_runner,
     enable_amp,
     finish,
     load_config,
     make_resumable,
-    parse_args,
     resume_latest,
 )
 
@@ -34,7 +33,7 @@ def main() -> None:
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     args = parse_args(parser)
 
-    cfg = load_config(args)
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     make_resumable(cfg)
     if args.amp:
         enable_amp(cfg)

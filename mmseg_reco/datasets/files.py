@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-"""Files wherever mmengine's storage backends read them: on disk, by HTTP, in LMDB, in S3.
+"""Files, read wherever mmengine's storage backends do: on disk, by HTTP, in LMDB, in S3.
 
 ``backend_args`` are those of :mod:`mmengine.fileio`; None takes the backend from the path's prefix.
 The backends agree on ``get`` alone: some have no folders, and each says otherwise that a file is
@@ -9,6 +9,9 @@ missing.
 import errno
 import os
 import os.path as osp
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import quote
 
@@ -145,3 +148,26 @@ def cannot_list(folder: str, backend_args: dict | None = None) -> str:
     name = type(backend_of(folder, backend_args)).__name__
     return (f"The folder '{folder}' cannot be listed, as {name} knows single files only: give a "
             'list of names (labeled, unlabeled or ann_file, a name a line) and img_suffix.')
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A file to write on disk, which takes the name ``path`` when the block ends without an error.
+
+    So a file of that name is a finished one, and what had the name before is there until then. A
+    process that is killed leaves ``.NAME.PID.partial`` beside it.
+
+    Raises:
+        OSError: It could not be written; the message names ``path``.
+    """
+    path = Path(path)
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(f'{path} could not be written: {error.strerror or error}') from error

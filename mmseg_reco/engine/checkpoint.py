@@ -25,6 +25,8 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import find_latest_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from mmseg_reco.datasets.files import whole_file
+
 # Schemes of mmengine that read a whole file from other storage; the remaining ones end in HTTP.
 _STORAGE = (r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'pavi://')
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -92,29 +94,16 @@ class AtomicLocalBackend(LocalBackend):
         Raises:
             OSError: The file could not be written; what had this name before still has it.
         """
-        filepath = Path(filepath)
-        partial = filepath.with_name(f'.{filepath.name}.{os.getpid()}.partial')
-        try:
-            filepath.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, 'wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, filepath)
-            if os.name == 'posix':  # so that the name lasts as well
-                folder = os.open(filepath.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f'{filepath} could not be written ({error.strerror or error}). Checkpoints written '
-                'before are intact: make room, then go on from the last one with --resume.',
-            ) from error
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(filepath) as partial, open(partial, 'wb') as file:
+            file.write(obj)
+            file.flush()
+            os.fsync(file.fileno())
+        if os.name == 'posix':  # so that the name lasts as well
+            folder = os.open(Path(filepath).parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write a text as :meth:`put` writes bytes."""

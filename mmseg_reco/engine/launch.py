@@ -1,7 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
-"""What ``tools/train.py`` and ``tools/test.py`` share: from a command line to a running Runner."""
+"""What ``tools/train.py`` and ``tools/test.py`` share: from a config to a running Runner."""
 
-import argparse
 import atexit
 import os
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -25,78 +24,37 @@ _SYNC_NORMS = ('SyncBN', 'MMSyncBN')
 _DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
-def positive_int(text: str) -> int:
-    """The type of an argument that counts.
+def load_config(
+    path: str,
+    options: dict[str, Any] | None = None,
+    work_dir: str | None = None,
+    launcher: str = 'none',
+) -> Config:
+    """Read a config and apply what the command line says, in mmseg's order of precedence.
+
+    Args:
+        path: File of the config.
+        options: Of ``--cfg-options``: ``{'optim_wrapper.optimizer.lr': 0.01}``.
+        work_dir: Of ``--work-dir``.
+        launcher: Of ``--launcher``.
 
     Raises:
-        argparse.ArgumentTypeError: It is not an integer of at least 1.
-    """
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be an integer, at least 1, got {text}')
-    return int(text)
-
-
-def add_override_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--cfg-options`` and ``--trust-checkpoint``."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config, as key=value; a list is written key="[a,b]" or '
-        'key=a,b, nested ones key="[(a,b),(c,d)]", without spaces',
-    )
-    parser.add_argument(
-        '--trust-checkpoint',
-        metavar='FILE',
-        action='append',
-        default=[],
-        help='a checkpoint that may be unpickled without restriction, which can run code stored in '
-        'it; needed for checkpoints of stock mmseg with a message hub. Repeatable',
-    )
-
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of mmseg's own tools, and ``--trust-checkpoint``."""
-    add_override_arguments(parser)
-    parser.add_argument('--work-dir', help='where logs and checkpoints go')
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes of a distributed run',
-    )
-    # torch.distributed.launch hands the rank over in one of these spellings
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-
-
-def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line; end with usage and one sentence where the config is missing."""
-    args = parser.parse_args()
-    if not Path(args.config).is_file():
-        parser.error(f'no such config file: {args.config}')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
-
-
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config and apply what the command line says, in mmseg's order of precedence.
-
-    Raises:
+        FileNotFoundError: There is no such file.
         ValueError: A setting is misspelt.
     """
-    cfg = Config.fromfile(args.config)
-    cfg.launcher = args.launcher
+    cfg = Config.fromfile(path)
+    cfg.launcher = launcher
     if cfg.get('resume'):  # left by a resumed run, with the checkpoint that it went on from
         _say('resume=True in the config is ignored, and load_from with it: tools/train.py --resume '
              'continues a run.')
         cfg.resume, cfg.load_from = False, None
-    if args.cfg_options is not None:
-        check_options(args.cfg_options, cfg)
-        cfg.merge_from_dict(args.cfg_options)
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
+    if options is not None:
+        check_options(options, cfg)
+        cfg.merge_from_dict(options)
+    if work_dir is not None:
+        cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+        cfg.work_dir = str(Path('work_dirs') / Path(path).stem)
     cfg.setdefault('default_scope', 'mmseg')
     check_config(cfg)
     use_safe_checkpoints(cfg)
@@ -134,7 +92,7 @@ def make_resumable(cfg: Config) -> None:
 
 
 def enable_amp(cfg: Config) -> None:
-    """Train in mixed precision: of fp16 with loss scaling on GPU, of bfloat16 on CPU.
+    """Train in mixed precision: fp16 with loss scaling on a GPU, bfloat16 on a CPU.
 
     Raises:
         ValueError: The config's optimizer wrapper has no mixed-precision form.

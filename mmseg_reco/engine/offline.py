@@ -1,7 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 """Models and training batches outside of a Runner, for tools that look at them."""
 
-import argparse
 from collections.abc import Iterator, Sequence
 
 import torch.nn as nn
@@ -24,8 +23,7 @@ def read_config(path: str, options: dict | None = None) -> Config:
         FileNotFoundError: There is no such file.
         ValueError: A setting is misspelt.
     """
-    cfg = load_config(
-        argparse.Namespace(config=path, cfg_options=options, work_dir=None, launcher='none'))
+    cfg = load_config(path, options)
     init_default_scope(cfg.default_scope)
     if cfg.get('data_preprocessor') is not None:  # as mmengine does
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)

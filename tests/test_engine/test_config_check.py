@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-import argparse
 from pathlib import Path
 
 import pytest
@@ -64,16 +63,12 @@ def test_options():
 
 
 def test_tools_check_the_config(tiny_config):
-    args = argparse.Namespace(
-        config=str(tiny_config), launcher='none', work_dir=None, cfg_options=None)
-    launch.load_config(args)
-    args.cfg_options = {'optim_wraper.optimizer.lr': 0.1}
+    launch.load_config(str(tiny_config))
     with pytest.raises(ValueError, match='optim_wrapper'):
-        launch.load_config(args)
+        launch.load_config(str(tiny_config), {'optim_wraper.optimizer.lr': 0.1})
     tiny_config.write_text(tiny_config.read_text() + "custom_hook = [dict(type='X')]\n")
-    args.cfg_options = None
     with pytest.raises(ValueError, match='custom_hooks'):
-        launch.load_config(args)
+        launch.load_config(str(tiny_config))
 
 
 def test_every_config_of_this_package_passes():

@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-import argparse
 import os
 import subprocess
 import sys
@@ -23,28 +22,11 @@ def two_cores(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def arguments(config, **changes):
-    defaults = dict(cfg_options=None, work_dir=None, launcher='none')
-    return argparse.Namespace(config=str(config), **{**defaults, **changes})
-
-
-def test_a_missing_config_is_named(monkeypatch, capsys):
-    parser = argparse.ArgumentParser()
-    parser.add_argument('config')
-    launch.add_common_arguments(parser)
-    monkeypatch.setattr(sys, 'argv', ['train.py', 'gone.py'])
-    with pytest.raises(SystemExit) as caught:
-        launch.parse_args(parser)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.rstrip().endswith('no such config file: gone.py')
-
-
 def test_work_dir_comes_from_command_line_then_config_then_name(tiny_config):
-    assert launch.load_config(arguments(tiny_config)).work_dir == os.path.join('work_dirs', 'tiny')
-    options = dict(work_dir='b')
-    assert launch.load_config(arguments(tiny_config, cfg_options=options)).work_dir == 'b'
-    args = arguments(tiny_config, cfg_options=options, work_dir='a')
-    assert launch.load_config(args).work_dir == 'a'
+    path, options = str(tiny_config), dict(work_dir='b')
+    assert launch.load_config(path).work_dir == os.path.join('work_dirs', 'tiny')
+    assert launch.load_config(path, options).work_dir == 'b'
+    assert launch.load_config(path, options, work_dir='a').work_dir == 'a'
 
 
 @pytest.mark.parametrize(
@@ -220,13 +202,13 @@ def test_resume_prefers_the_work_dir_to_pretrained_weights(tmp_path, capsys):
 def test_the_config_that_a_resumed_run_leaves_resumes_on_request_only(tmp_path, capsys):
     left = tmp_path / 'left.py'
     left.write_text("resume = True\nload_from = 'iter_4.pth'\nmodel = dict()\n")
-    cfg = launch.load_config(arguments(left, work_dir=str(tmp_path / 'new')))
+    cfg = launch.load_config(str(left), work_dir=str(tmp_path / 'new'))
     assert not cfg.resume and cfg.load_from is None
     assert 'resume=True in the config is ignored' in capsys.readouterr().out
     launch.resume_latest(cfg, explicit=False)
     assert not cfg.resume and 'starts afresh' in capsys.readouterr().out
     options = dict(resume=True, load_from='chosen.pth')
-    cfg = launch.load_config(arguments(left, cfg_options=options))
+    cfg = launch.load_config(str(left), options)
     assert cfg.resume and cfg.load_from == 'chosen.pth'
 
 

@@ -3,7 +3,6 @@
 
 A case does what the table says and raises; the message must hold every piece that the table quotes.
 """
-import argparse
 import re
 import socketserver
 from collections.abc import Callable
@@ -464,14 +463,13 @@ def two_crop_sizes(bench, monkeypatch):
 # --------------------------------------------------------------------------- checkpoints and tools
 
 
-def arguments_of(config: Path, **options) -> argparse.Namespace:
-    return argparse.Namespace(config=str(config), launcher='none', cfg_options=options or None,
-                              work_dir=str(config.parent / 'out'))
+def loaded(config: Path, **options) -> Config:
+    return launch.load_config(str(config), options or None, str(config.parent / 'out'))
 
 
 def run(config: Path, train: bool = True, **options) -> None:
     """What tools/train.py and tools/test.py do, in this process."""
-    cfg = launch.load_config(arguments_of(config, **options))
+    cfg = loaded(config, **options)
     cfg.experiment_name = f'{config.parent.name}_{options}'.replace('/', '_')[-80:]
     with safe_checkpoint_loading():
         runner = launch.build_runner(cfg)
@@ -480,7 +478,7 @@ def run(config: Path, train: bool = True, **options) -> None:
 
 def weights(config: Path, **changes) -> Path:
     """A file with the weights of the tiny model of the config."""
-    cfg = launch.load_config(arguments_of(config, **changes))
+    cfg = loaded(config, **changes)
     launch.batch_norm_for_cpu(cfg)
     file = config.parent / 'weights.pth'
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), file)
@@ -556,7 +554,7 @@ def work_dir_is_a_file(bench, monkeypatch, config):
 
 @case
 def amp_of_several_optimizers(bench, monkeypatch, config):
-    cfg = launch.load_config(arguments_of(config))
+    cfg = loaded(config)
     cfg.optim_wrapper.type = 'OptimWrapperDict'
     launch.enable_amp(cfg)
 

@@ -1,6 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
 """What a stranger hands over, a checkpoint, a list, an address, runs no code of his."""
-import argparse
 import ast
 import functools
 import pickle
@@ -121,9 +120,7 @@ def test_pretrained_backbones_are_not_unpickled(remote, evil, address, victim):
 
 
 def runner_of(config: Path, **settings):
-    args = argparse.Namespace(config=str(config), launcher='none', cfg_options=settings or None,
-                              work_dir=str(config.parent / 'out'))
-    cfg = launch.load_config(args)
+    cfg = launch.load_config(str(config), settings or None, str(config.parent / 'out'))
     cfg.experiment_name = f'{config.parent.name}_{len(settings)}'  # mmengine keeps one per name
     return launch.build_runner(cfg)
 

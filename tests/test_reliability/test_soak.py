@@ -4,7 +4,6 @@
 import json
 import multiprocessing
 import os
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +60,7 @@ class Gauge(Hook):
 def soak(config: str, work_dir: Path, data_root: str) -> None:
     os.environ['DEMO_DATA_ROOT'] = data_root
     torch.set_num_threads(1)
-    cfg = launch.load_config(Namespace(
-        config=config, work_dir=str(work_dir), cfg_options=OPTIONS, launcher='none'))
+    cfg = launch.load_config(config, OPTIONS, str(work_dir))
     launch.make_resumable(cfg)
     cfg.custom_hooks += [dict(type='NumericalWatchHook', action='skip'), dict(type='Gauge')]
     launch.build_runner(cfg).train()

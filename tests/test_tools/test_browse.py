@@ -98,7 +98,7 @@ def run(browse, monkeypatch, *arguments):
 
 
 def test_the_demo_works_out_of_the_box(browse, demo_data, tmp_path, monkeypatch, capsys):
-    run(browse, monkeypatch, DEMO, '--number', 2, '--output', tmp_path / 'a')
+    run(browse, monkeypatch, DEMO, '--number', 2, '--out', tmp_path / 'a')
     printed = capsys.readouterr().out
     assert '2 labeled images drawn to' in printed and '2 unlabeled images drawn to' in printed
     labeled = cv2.imread(str(tmp_path / 'a' / 'labeled.png'))[..., ::-1]
@@ -110,11 +110,11 @@ def test_the_demo_works_out_of_the_box(browse, demo_data, tmp_path, monkeypatch,
     unlabeled = cv2.imread(str(tmp_path / 'a' / 'unlabeled.png'))
     assert unlabeled.shape[1] == 960
 
-    run(browse, monkeypatch, DEMO, '--number', 2, '--output', tmp_path / 'b')
+    run(browse, monkeypatch, DEMO, '--number', 2, '--out', tmp_path / 'b')
     for name in ('labeled', 'unlabeled'):
         a, b = ((tmp_path / folder / f'{name}.png').read_bytes() for folder in 'ab')
         assert a == b
-    run(browse, monkeypatch, DEMO, '--number', 2, '--output', tmp_path / 'b', '--cfg-options',
+    run(browse, monkeypatch, DEMO, '--number', 2, '--out', tmp_path / 'b', '--cfg-options',
         'randomness.seed=1')
     assert (tmp_path / 'b' / 'labeled.png').read_bytes() != (
         tmp_path / 'a' / 'labeled.png').read_bytes()
@@ -133,7 +133,7 @@ def test_a_picture_that_cannot_be_written_is_no_success(
         browse, tiny_config, tmp_path, monkeypatch, capsys):
     (tmp_path / 'labeled.png').mkdir()
     with pytest.raises(SystemExit) as stop:
-        run(browse, monkeypatch, tiny_config, '--output', tmp_path)
+        run(browse, monkeypatch, tiny_config, '--out', tmp_path)
     printed = capsys.readouterr()
     assert stop.value.code == 2 and f'{tmp_path / "labeled.png"} could not be' in printed.err
     assert 'drawn to' not in printed.out

@@ -93,7 +93,7 @@ def run(compare, monkeypatch, *arguments):
 def test_the_table_has_the_scores_of_validation(
         compare, checkpoints, tiny_config, tmp_path, monkeypatch, capsys):
     out = tmp_path / 'out'
-    run(compare, monkeypatch, *checkpoints, '--most', 2, '--random', 1, '--output', out)
+    run(compare, monkeypatch, *checkpoints, '--most', 2, '--random', 1, '--out', out)
     printed = capsys.readouterr()
     assert '6/6' in printed.err
     assert str(out / 'comparison.png') in printed.out
@@ -118,7 +118,7 @@ def test_the_table_has_the_scores_of_validation(
 def test_the_picture_shows_image_truth_and_both_predictions(
         compare, checkpoints, tiny_config, tmp_path, monkeypatch):
     colours = '[(200,30,30),(30,120,220),(255,220,0)]'
-    run(compare, monkeypatch, *checkpoints, '--most', 1, '--random', 0, '--output', tmp_path,
+    run(compare, monkeypatch, *checkpoints, '--most', 1, '--random', 0, '--out', tmp_path,
         '--cfg-options', f'val_dataloader.dataset.metainfo.palette={colours}')
     colours = np.array([(200, 30, 30), (30, 120, 220), (255, 220, 0)])
     picture = cv2.imread(str(tmp_path / 'comparison.png'))[..., ::-1].astype(int)
@@ -177,5 +177,5 @@ def test_wrong_use_is_refused(compare, checkpoints, tmp_path, monkeypatch, capsy
             ((*checkpoints, '--configs', config, config, config), 'one config or two'),
             ((*checkpoints, '--configs', 'missing.py'), 'missing.py')):
         with pytest.raises(SystemExit) as stop:
-            run(compare, monkeypatch, *arguments, '--output', tmp_path)
+            run(compare, monkeypatch, *arguments, '--out', tmp_path)
         assert stop.value.code == 2 and message in capsys.readouterr().err

@@ -207,8 +207,13 @@ def test_digest_counts_what_matters_only(experiments):
                                'custom_hooks.1.type': 'ClassRelationHook',
                                'default_hooks.logger.interval': 7})
     others = [digest(seed=1), digest(weights='x'), digest({'optim_wrapper.optimizer.lr': 0.02}),
-              digest({'train_dataloader.batch_size': 2}), digest({'custom_hooks.0.interval': 2})]
-    assert len({digest(), *others}) == 6
+              digest({'train_dataloader.batch_size': 2}), digest({'custom_hooks.0.interval': 2}),
+              digest({'custom_hooks': [dict(type='SamplingHook', schedules=dict(
+                  num_queries=[(0, 8)]))]})]
+    assert len({digest(), *others}) == 7
+    hooks = [dict(type=name) for name in (
+        'SamplingHook', 'PseudoLabelQualityHook', 'PredictionPanelHook')]
+    assert digest({'custom_hooks': hooks}) == digest({'custom_hooks': []})
 
 
 def interrupt(ready, times=1, number=signal.SIGINT):

@@ -53,7 +53,7 @@ def test_pairs_are_classes_with_the_dice_of_their_masks(tool, config):
 
 
 def test_picture(tool, config, tmp_path, monkeypatch, capsys):
-    run(tool, monkeypatch, config, '--number', 3, '--output', tmp_path / 'a' / 'regions.png')
+    run(tool, monkeypatch, config, '--number', 3, '--out', tmp_path / 'a' / 'regions.png')
     assert '3 images drawn to' in capsys.readouterr().out
     picture = cv2.imread(str(tmp_path / 'a' / 'regions.png'))
     assert picture.shape[1] == 960 and len(np.unique(picture)) > 20

@@ -89,7 +89,7 @@ def run(tool, monkeypatch, *arguments):
 
 def test_picture_and_table(tool, tiny_config, tmp_path, monkeypatch, capsys):
     path, out = write_semi_config(tiny_config), tmp_path / 'sampling.png'
-    run(tool, monkeypatch, path, '--class', 'b', '--number', 2, '--output', out)
+    run(tool, monkeypatch, path, '--class', 'b', '--number', 2, '--out', out)
     printed = capsys.readouterr().out
     assert 'keys of b (%)' in printed and str(out) in printed
     rows = {cells[0]: cells[1:] for cells in (

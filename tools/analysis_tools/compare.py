@@ -20,7 +20,12 @@ from mmseg.registry import DATASETS
 from prettytable import PrettyTable
 from torch.utils.data import Dataset
 
-from mmseg_reco.engine.launch import add_override_arguments
+from mmseg_reco.engine.command_line import (
+    add_cfg_options,
+    add_trust_checkpoint,
+    natural,
+    usage_errors,
+)
 from mmseg_reco.engine.offline import load_model, read_config
 from mmseg_reco.visualization import colour_labels, draw_panel, save_picture
 
@@ -173,12 +178,13 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
                         'left beside the checkpoint)')
     parser.add_argument('--names', nargs=2, metavar='NAME',
                         help='titles (default: the folders, or files, of the checkpoints)')
-    parser.add_argument('--most', type=int, default=4, help='images that differ most')
-    parser.add_argument('--random', type=int, default=2, help='random images besides')
+    parser.add_argument('--most', type=natural, default=4, help='images that differ most')
+    parser.add_argument('--random', type=natural, default=2, help='random images besides')
     parser.add_argument('--seed', type=int, default=0, help='of the random images')
-    parser.add_argument('--output', type=Path, default=Path('work_dirs/compare'),
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/compare'),
                         help='folder to write to')
-    add_override_arguments(parser)
+    add_cfg_options(parser)
+    add_trust_checkpoint(parser)
     args = parser.parse_args()
     if len(args.configs) > 2:
         parser.error('--configs takes one config or two')
@@ -193,7 +199,7 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 def main() -> None:
     parser, args = parse_args()
-    try:
+    with usage_errors(parser):
         configs = list(args.configs) or [config_beside(path) for path in args.checkpoints]
         sides = [
             Side(read_config(config, args.cfg_options), checkpoint, args.trust_checkpoint)
@@ -206,19 +212,15 @@ def main() -> None:
         per_image = np.stack([image_miou(part) for part in area])
         chosen = choose(per_image[1] - per_image[0], args.most, args.random, args.seed)
         picture = draw(sides, args.names, chosen, args.most, per_image)
-    except (AssertionError, OSError, ValueError) as error:
-        parser.error(str(error))
     table = table_of(classes, args.names, iou(area.sum(1)))
     print(table)
-    try:
-        save_picture(picture, args.output / 'comparison.png')
-        (args.output / 'comparison.txt').write_text(f'{table}\n')
-    except OSError as error:
-        parser.error(str(error))
+    with usage_errors(parser):
+        save_picture(picture, args.out / 'comparison.png')
+        (args.out / 'comparison.txt').write_text(f'{table}\n')
     ahead = np.sign(np.nan_to_num(per_image[1] - per_image[0]))
     print(f'Of {area.shape[1]} images {args.names[0]} is ahead in {(ahead < 0).sum()}, '
           f'{args.names[1]} in {(ahead > 0).sum()}.')
-    print(f'Written: {args.output / "comparison.png"}, {args.output / "comparison.txt"}')
+    print(f'Written: {args.out / "comparison.png"}, {args.out / "comparison.txt"}')
 
 
 if __name__ == '__main__':

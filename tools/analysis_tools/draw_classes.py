@@ -8,6 +8,7 @@ quality of pseudo-labels, from that of PseudoLabelQualityHook.
 import argparse
 from pathlib import Path
 
+from mmseg_reco.engine.command_line import usage_errors
 from mmseg_reco.engine.hooks import ClassHistory, PseudoLabelHistory
 
 HISTORIES = (ClassHistory, PseudoLabelHistory)
@@ -26,16 +27,14 @@ def main() -> None:
             kind.file_name for kind in HISTORIES) + ': name the work directory of a run with '
             'ClassRelationHook or PseudoLabelQualityHook')
     out = args.out or args.work_dir
-    out.mkdir(parents=True, exist_ok=True)
-    for kind in found:
-        try:
+    with usage_errors(parser):
+        out.mkdir(parents=True, exist_ok=True)
+        for kind in found:
             history = kind.load(args.work_dir)
-        except ValueError as error:
-            parser.error(str(error))
-        for name, figure in history.draw().items():
-            figure.savefig(out / f'{name}.png')
-            print(f'{out / name}.png: {len(history.iterations)} records, up to iteration '
-                  f'{history.iterations[-1]}')
+            for name, figure in history.draw().items():
+                figure.savefig(out / f'{name}.png')
+                print(f'{out / name}.png: {len(history.iterations)} records, up to iteration '
+                      f'{history.iterations[-1]}')
 
 
 if __name__ == '__main__':

@@ -2,8 +2,8 @@
 """How hard each loss pulls: the norm of its gradient in each part of the network.
 
 A loss's value says little about its weight: ReCo's cannot fall below 2.3 at the paper's settings,
-next to a cross-entropy of 0.3. What moves the network is the gradient. Weights are among it, those
-that SamplingHook schedules excepted.
+next to a cross-entropy of 0.3. What moves the network is the gradient. Loss weights
+are included; schedules of SamplingHook are not applied.
 """
 
 import argparse
@@ -16,7 +16,12 @@ import torch.nn as nn
 from mmengine.utils import ProgressBar
 from prettytable import PrettyTable
 
-from mmseg_reco.engine.launch import add_override_arguments, positive_int
+from mmseg_reco.engine.command_line import (
+    add_cfg_options,
+    add_trust_checkpoint,
+    positive_int,
+    usage_errors,
+)
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 
 EXAMPLE = """example:
@@ -81,9 +86,10 @@ def main() -> None:
     parser.add_argument('--checkpoint', help='weights; without them the networks are random')
     parser.add_argument('--batches', type=positive_int, default=8,
                         help='training batches (default: 8)')
-    add_override_arguments(parser)
+    add_cfg_options(parser)
+    add_trust_checkpoint(parser)
     args = parser.parse_args()
-    try:
+    with usage_errors(parser):
         cfg = read_config(args.config, args.cfg_options)
         loader = training_loader(cfg)
         model = load_model(cfg, args.checkpoint, args.trust_checkpoint).train()
@@ -92,8 +98,6 @@ def main() -> None:
         for batch in islice(training_batches(cfg, loader), args.batches):
             norms.append(gradient_norms(model, batch))
             progress.update()
-    except (AssertionError, OSError, ValueError) as error:
-        parser.error(str(error))
     print()
     print(table_of(norms))
 

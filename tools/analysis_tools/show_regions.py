@@ -10,7 +10,12 @@ from pathlib import Path
 
 import torch
 
-from mmseg_reco.engine.launch import add_override_arguments, positive_int
+from mmseg_reco.engine.command_line import (
+    add_cfg_options,
+    add_trust_checkpoint,
+    positive_int,
+    usage_errors,
+)
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import SemiBaseSegmentor
 from mmseg_reco.models.regions import pairwise_dice
@@ -65,11 +70,12 @@ def main() -> None:
     parser.add_argument('config', help='config of a model with region losses')
     parser.add_argument('--checkpoint', help='weights; without them the networks are random')
     parser.add_argument('--number', type=positive_int, default=4, help='images to draw')
-    parser.add_argument('--output', type=Path,
+    parser.add_argument('--out', type=Path,
                         help='picture to write (default: work_dirs/NAME_OF_CONFIG/regions.png)')
-    add_override_arguments(parser)
+    add_cfg_options(parser)
+    add_trust_checkpoint(parser)
     args = parser.parse_args()
-    try:
+    with usage_errors(parser):
         cfg = read_config(args.config, args.cfg_options)
         loader = training_loader(cfg)
         model = load_model(cfg, args.checkpoint, args.trust_checkpoint).eval()
@@ -77,10 +83,8 @@ def main() -> None:
         meta = loader.dataset.metainfo
         picture = draw_matched_regions(
             **drawn, class_names=meta['classes'], palette=meta['palette'])
-        output = args.output or Path(cfg.work_dir) / 'regions.png'
+        output = args.out or Path(cfg.work_dir) / 'regions.png'
         save_picture(picture, output)
-    except (AssertionError, OSError, ValueError) as error:
-        parser.error(str(error))
     print(f'{len(drawn["images"])} images drawn to {output}')
 
 

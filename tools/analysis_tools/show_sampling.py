@@ -17,7 +17,13 @@ from mmengine.config import Config
 from prettytable import PrettyTable
 from torch import Tensor
 
-from mmseg_reco.engine.launch import add_override_arguments, positive_int
+from mmseg_reco.engine.command_line import (
+    add_cfg_options,
+    add_trust_checkpoint,
+    natural,
+    positive_int,
+    usage_errors,
+)
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import ReCoLoss
 from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor
@@ -187,16 +193,15 @@ def main() -> None:
     parser.add_argument('--class', dest='class_name', metavar='NAME',
                         help='of the query whose keys are drawn (default: the class with the most '
                         'different queries)')
-    parser.add_argument('--batch', type=int, default=0, help='number of the training batch')
+    parser.add_argument('--batch', type=natural, default=0, help='number of the training batch')
     parser.add_argument('--number', type=positive_int, default=4,
                         help='images of the batch to draw')
-    parser.add_argument('--output', type=Path,
+    parser.add_argument('--out', type=Path,
                         help='picture to write (default: work_dirs/NAME_OF_CONFIG/sampling.png)')
-    add_override_arguments(parser)
+    add_cfg_options(parser)
+    add_trust_checkpoint(parser)
     args = parser.parse_args()
-    if args.batch < 0:
-        parser.error('--batch must be at least 0')
-    try:
+    with usage_errors(parser):
         cfg = read_config(args.config, args.cfg_options)
         loader = training_loader(cfg)
         model = load_model(cfg, args.checkpoint, args.trust_checkpoint).train()
@@ -204,8 +209,6 @@ def main() -> None:
         draws = record(model, batch)
         meta = loader.dataset.metainfo
         class_id = choose_class(draws, meta['classes'], args.class_name)
-    except (AssertionError, OSError, ValueError) as error:
-        parser.error(str(error))
     loss = reco_of(model)
     columns = columns_of(draws, images_of(model, draws.images, cfg), class_id,
                          meta['classes'][class_id], loss.ignore_index)
@@ -215,12 +218,10 @@ def main() -> None:
     columns = {title: [cells[row] for row in rows] for title, cells in columns.items()}
     picture = draw_panel(
         columns, meta['classes'], meta['palette'], loss.ignore_index, _WIDTH / len(columns))
-    output = args.output or Path(cfg.work_dir) / 'sampling.png'
+    output = args.out or Path(cfg.work_dir) / 'sampling.png'
     print(table_of(draws, meta['classes'], class_id, loss.strong_threshold))
-    try:
+    with usage_errors(parser):
         save_picture(picture, output)
-    except OSError as error:
-        parser.error(str(error))
     print(f'{len(rows)} of the {count} images of batch {args.batch} drawn to {output}')
 
 

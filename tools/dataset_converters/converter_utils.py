@@ -2,10 +2,8 @@
 """What the converters share: reading index masks, writing whole files or none, running tasks."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -14,9 +12,9 @@ from mmengine.config import DictAction
 from mmengine.utils import track_parallel_progress, track_progress
 from PIL import Image
 
-from mmseg_reco.datasets.files import list_files, read
+from mmseg_reco.datasets.files import list_files, read, whole_file
 from mmseg_reco.datasets.splits import read_names
-from mmseg_reco.engine.launch import positive_int
+from mmseg_reco.engine.command_line import positive_int
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -132,19 +130,21 @@ def index_png(labels: np.ndarray, palette: list[int] | None = None) -> Image.Ima
 
 def save_image(image: Image.Image, path: Path, **options) -> None:
     """Write an image whole or not at all, so that a file that exists is a finished one."""
-    file_format = Image.registered_extensions()[path.suffix]
-    _write_whole(path, partial(image.save, format=file_format, **options))
+    with whole_file(path) as partial:
+        image.save(partial, format=Image.registered_extensions()[path.suffix], **options)
 
 
 def save_names(names: Sequence[str], path: Path) -> None:
-    """Write a list, one name a line, whole or not at all."""
-    _write_whole(path, lambda file: file.write(''.join(f'{name}\n' for name in names).encode()))
+    """Write a list, one name per line, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_bytes(''.join(f'{name}\n' for name in names).encode())
 
 
 def copy_file(source: str, path: Path, backend_args: dict | None = None) -> None:
     """Copy a file to disk whole or not at all."""
     data = read(source, backend_args)
-    _write_whole(path, lambda file: file.write(data))
+    with whole_file(path) as partial:
+        partial.write_bytes(data)
 
 
 def process(function: Callable, tasks: Sequence, workers: int) -> list:
@@ -169,15 +169,3 @@ def _stop(sentence: str) -> None:
     stop = SystemExit(sentence)
     stop.code = 2
     raise stop
-
-
-def _write_whole(path: Path, write: Callable) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the process id keeps two runs into one folder apart
-    unfinished = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(unfinished, 'wb') as file:
-            write(file)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

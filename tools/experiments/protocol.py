@@ -20,12 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Changes of a config, as ``--cfg-options`` writes them: ``{'optim_wrapper.optimizer.lr': 0.01}``.
 Changes = Mapping[str, Any]
 
-# What a result depends on in a config: variables, logs and checkpoints are not among it,
+# The parts of a config that a result depends on; logs and checkpoints are not among them.
 _COUNTS = {'model', 'train_dataloader', 'val_dataloader', 'train_cfg', 'val_cfg', 'val_evaluator',
            'optim_wrapper', 'param_scheduler', 'custom_hooks', 'randomness', 'load_from'}
-# nor are hooks that only look on.
+# Hooks that only look on, but for the schedules of SamplingHook.
 _OBSERVERS = {'CheckDataHook', 'NumericalWatchHook', 'PreemptionHook', 'SamplingHook',
-              'ClassRelationHook'}
+              'ClassRelationHook', 'PseudoLabelQualityHook', 'PredictionPanelHook'}
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def digest(cfg: Config, *more: Any) -> str:
     """
     content = {key: value for key, value in cfg.to_dict().items() if key in _COUNTS}
     content['custom_hooks'] = [hook for hook in content.get('custom_hooks', [])
-                               if hook['type'] not in _OBSERVERS]
+                               if hook['type'] not in _OBSERVERS or hook.get('schedules')]
     for loader in ('train_dataloader', 'val_dataloader'):
         for key in ('num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory'):
             content[loader].pop(key, None)

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mmseg_reco.datasets.files import whole_file
+
 OUTPUT = 'output.log'
 HISTORY = 'history.json'
 _TABLE_ROW = re.compile(r'^\|\s*(.+?)\s*\|\s*([\d.]+|nan)\s*\|\s*(?:[\d.]+|nan)\s*\|$')
@@ -122,10 +124,8 @@ def note_end(work_dir: Path, seconds: float, cpu_seconds: float) -> None:
 
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    unfinished.write_text(text, encoding='utf-8')
-    unfinished.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding='utf-8')
 
 
 def to_line(result: dict[str, Any]) -> str:
@@ -134,7 +134,7 @@ def to_line(result: dict[str, Any]) -> str:
 
 
 def append(path: Path, result: dict[str, Any]) -> None:
-    """Add a line, whole or not at all as far as a crash of this process goes, and on disk."""
+    """Add a line and flush it to disk; after a crash it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = to_line(result)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)

@@ -34,8 +34,8 @@ from protocol import (
 )
 from trainings import Training, Trainings
 
+from mmseg_reco.engine.command_line import positive_int
 from mmseg_reco.engine.hooks.preemption_hook import EXIT_PREEMPTED
-from mmseg_reco.engine.launch import positive_int
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -1,10 +1,11 @@
 # Licensed under the Apache License, Version 2.0.
 """Give a trained network the class frequencies of the images, by the biases of its classifier.
 
-Labels of which each class has as many, as one pixel of each (p0), make a network that finds small
-classes everywhere. How often it finds each class is measured here on training images, without their
-labels; the logarithm of the wanted frequency over that is added to the bias (prior correction:
-Saerens et al., Neural Computation 2002). In a checkpoint of student and teacher both are adjusted.
+Labels with equally many pixels of each class, such as one each (p0), make a network predict small
+classes far too often. How often it finds each class is measured here on training images, without
+their labels; the logarithm of the wanted frequency over that is added to the bias (prior
+correction: Saerens et al., Neural Computation 2002). In a checkpoint of student and teacher both
+are adjusted.
 """
 
 import argparse
@@ -19,7 +20,12 @@ from prettytable import PrettyTable
 from torch import Tensor
 
 from mmseg_reco.engine.checkpoint import save_atomically, to_plain
-from mmseg_reco.engine.launch import add_override_arguments, positive_int
+from mmseg_reco.engine.command_line import (
+    add_cfg_options,
+    add_trust_checkpoint,
+    positive_int,
+    usage_errors,
+)
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models.segmentors.distribution_alignment import DistributionAlignment
 
@@ -136,12 +142,13 @@ def main() -> None:
                         'model.semi_train_cfg.class_frequencies of the config)')
     parser.add_argument('--batches', type=positive_int, default=40,
                         help='batches of training images to look at (default: 40)')
-    add_override_arguments(parser)
+    add_cfg_options(parser)
+    add_trust_checkpoint(parser)
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f'{args.out} exists already: remove it, or choose another OUT')
 
-    try:
+    with usage_errors(parser):
         cfg = read_config(args.config, args.cfg_options)
         wanted = args.frequencies or (cfg.model.get('semi_train_cfg') or {}).get(
             'class_frequencies')
@@ -159,17 +166,13 @@ def main() -> None:
         looked_at = chain([first], islice(batches, args.batches - 1))
         align = measure(networks, track_iter_progress((looked_at, args.batches)), wanted)
         adjust(networks, align, first)
-    except (AssertionError, OSError, ValueError) as error:
-        parser.error(str(error))
 
     for name, found in align.items():
         print(f'\n{name}\n{table_of(classes, found)}')
     checkpoint = dict(meta=dict(dataset_meta=to_plain(loader.dataset.metainfo, 'dataset_meta')),
                       state_dict=model.state_dict())
-    try:
+    with usage_errors(parser):
         save_atomically(checkpoint, args.out)
-    except OSError as error:
-        parser.error(f'{args.out} could not be written: {(error.__cause__ or error).strerror}')
     print(f'Adjusted: {args.out}')
 
 

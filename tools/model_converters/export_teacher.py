@@ -2,7 +2,6 @@
 """Take the teacher out of a checkpoint: a plain checkpoint, and config, of stock mmseg."""
 
 import argparse
-import pickle
 from pathlib import Path
 
 from mmengine.config import Config
@@ -15,6 +14,7 @@ from mmseg_reco.engine.checkpoint import (
     load_local,
     save_atomically,
 )
+from mmseg_reco.engine.command_line import add_trust_checkpoint, usage_errors
 from mmseg_reco.engine.config_check import own_types
 from mmseg_reco.engine.export import plain_checkpoint, plain_config
 
@@ -56,9 +56,7 @@ def main() -> None:
     parser.add_argument('--config', help='config of the run: the stock config is written beside '
                         'OUT, with the suffix .py. (The one stored in the checkpoint is not used: '
                         'reading it would execute it.)')
-    parser.add_argument('--trust-checkpoint', metavar='FILE', action='append', default=[],
-                        help='a checkpoint that may be unpickled without restriction, which can '
-                        'run code stored in it; needed for those that stock tools/train.py wrote')
+    add_trust_checkpoint(parser)
     args = parser.parse_args()
     config_out = args.out.with_suffix('.py')
     if args.out == config_out:
@@ -70,18 +68,12 @@ def main() -> None:
         if path.exists():
             parser.error(f'{path} exists already: remove it, or choose another OUT')
 
-    try:
+    with usage_errors(parser):
         plain, network = read_checkpoint(args)
         cfg = read_config(args, plain) if args.config else None
-    except (OSError, ValueError, pickle.UnpicklingError) as error:
-        parser.error(str(error))
-    try:
         save_atomically(plain, args.out)
         if cfg:
             AtomicLocalBackend().put_text(cfg.pretty_text, config_out)
-    except OSError as error:
-        reason = (error.__cause__ or error).strerror
-        parser.error(f'{args.out} could not be written: {reason}')
 
     meta = plain['meta']
     classes = meta.get('dataset_meta', {}).get('classes')

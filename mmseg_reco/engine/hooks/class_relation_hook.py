@@ -1,12 +1,9 @@
 # Licensed under the Apache License, Version 2.0.
-import os.path as osp
 from dataclasses import dataclass
 
-import mmengine
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from mmengine.dist import master_only
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
@@ -21,8 +18,8 @@ from mmseg_reco.visualization import (
 from .history_hook import History, HistoryHook
 
 
-class RelationAverage:
-    """Means of class relation graphs and of prototypes, over the steps with these classes.
+class RelationSums:
+    """Sums and means of class relation graphs and of prototypes, over the steps with the classes.
 
     Attributes:
         total (Tensor): Sum of cosines. Shape (C, C), float64.
@@ -35,8 +32,8 @@ class RelationAverage:
         self.total, self.steps, self.prototypes = total, steps, prototypes
 
     @classmethod
-    def empty(cls, relation: Tensor, prototypes: Tensor) -> 'RelationAverage':
-        """An average of nothing, of the shapes and device of a graph and of prototypes."""
+    def empty(cls, relation: Tensor, prototypes: Tensor) -> 'RelationSums':
+        """Sums of nothing, of the shapes and device of a graph and of prototypes."""
         return cls(*(torch.zeros_like(like, dtype=torch.float64)
                      for like in (relation, relation, prototypes)))
 
@@ -46,11 +43,6 @@ class RelationAverage:
         self.total += relation.double().masked_fill(~both, 0)
         self.steps += both
         self.prototypes += prototypes.double().masked_fill(~both.diagonal()[:, None], 0)
-
-    def since(self, earlier: 'RelationAverage') -> 'RelationAverage':
-        """What was added after an earlier state."""
-        return RelationAverage(self.total - earlier.total, self.steps - earlier.steps,
-                               self.prototypes - earlier.prototypes)
 
     def mean(self) -> Tensor:
         """Mean cosine (C, C), float64; NaN for classes that never met."""
@@ -109,9 +101,7 @@ class ClassRelationHook(HistoryHook):
     Kept in ``<work dir>/class_history.npz`` (:class:`ClassHistory`): at each record the means since
     the one before. Drawn from it, at each validation and at the end: the heat map of the graph
     averaged over training beside the tree of the classes, how the graph moved, and the paths of
-    the prototypes. The average also stands in ``<work dir>/class_relation.json`` (``classes``,
-    ``relation`` with null for classes that never met in a batch, ``steps``) after every checkpoint
-    and at the end. In between, a step adds up on the device, without a synchronisation.
+    the prototypes. In between, a step adds up on the device, without a synchronisation.
 
     Args:
         interval (int, optional): See :class:`HistoryHook`.
@@ -121,19 +111,20 @@ class ClassRelationHook(HistoryHook):
 
     def __init__(self, interval: int | None = None) -> None:
         super().__init__(interval)
-        self.average: RelationAverage | None = None
-        self._recorded: RelationAverage | None = None  # the average at the last record
-
-    def _loss(self, runner: Runner) -> ReCoLoss:
-        for module in runner.model.modules():
-            if isinstance(module, ReCoLoss):
-                return module
-        raise TypeError('ClassRelationHook needs a ReCoLoss among the losses of the model')
+        self.loss: ReCoLoss | None = None
+        self.sums: RelationSums | None = None  # since the last record
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse a model without ReCo before training starts."""
+        """Find the loss.
+
+        Raises:
+            TypeError: The model has no ReCoLoss.
+        """
         super().before_train(runner)
-        self._loss(runner)
+        self.loss = next((module for module in runner.model.modules()
+                          if isinstance(module, ReCoLoss)), None)
+        if self.loss is None:
+            raise TypeError('ClassRelationHook needs a ReCoLoss among the losses of the model')
 
     def after_train_iter(self,
                          runner: Runner,
@@ -141,57 +132,32 @@ class ClassRelationHook(HistoryHook):
                          data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
         """Add this step's graph, on the device; keep a record where one is due."""
-        loss = self._loss(runner)
+        loss = self.loss
         if loss.relation is None:  # in the burn-in
             return
-        if self.average is None:
-            self.average = RelationAverage.empty(loss.relation, loss.prototypes)
-            self._recorded = RelationAverage.empty(loss.relation, loss.prototypes)
-        self.average.add(loss.relation, loss.prototypes, loss.present)
+        if self.sums is None:
+            self.sums = RelationSums.empty(loss.relation, loss.prototypes)
+        self.sums.add(loss.relation, loss.prototypes, loss.present)
         if self.is_due(runner):
-            recent = self.average.since(self._recorded)
-            self._recorded = RelationAverage(**{
-                name: value.clone() for name, value in vars(self.average).items()})
-            self.keep(runner, relations=recent.mean().float(), steps=recent.steps.int(),
-                      prototypes=recent.mean_prototypes().float())
+            self.keep(runner, relations=self.sums.mean().float(), steps=self.sums.steps.int(),
+                      prototypes=self.sums.mean_prototypes().float())
+            self.sums = None
 
     def history(self, runner: Runner) -> ClassHistory:
         """The records as they are written and drawn."""
-        return ClassHistory(**self.arrays(runner, len(self.average.total)))
+        return ClassHistory(**self.arrays(runner, len(self.records[0]['steps'])))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Save records and sums; write the average out."""
+        """Save records and sums."""
         super().before_save_checkpoint(runner, checkpoint)
-        if self.average is not None:
-            checkpoint[self.key].update(
-                self.average.state(), recorded=self._recorded.state())
-            self._write(runner)
+        if self.sums is not None:
+            checkpoint[self.key]['sums'] = self.sums.state()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Go on averaging where a resumed run stopped."""
+        """Go on adding up where a resumed run stopped."""
         super().after_load_checkpoint(runner, checkpoint)
-        saved = checkpoint.get(self.key, {})
-        if runner._resume and 'recorded' in saved:
+        sums = checkpoint.get(self.key, {}).get('sums')
+        if runner._resume and sums is not None:
             device = next(runner.model.parameters()).device
-            self.average, self._recorded = (
-                RelationAverage(**{name: sums[name].to(device, copy=True)
-                                   for name in ('total', 'steps', 'prototypes')})
-                for sums in (saved, saved['recorded']))
-
-    def after_train(self, runner: Runner) -> None:
-        """Write and draw the final average."""
-        super().after_train(runner)
-        if self.average is not None:
-            self._write(runner)
-
-    @master_only
-    def _write(self, runner: Runner) -> None:
-        mean = self.average.mean().cpu()
-        classes = runner.train_dataloader.dataset.metainfo.get('classes')
-        mmengine.dump(
-            dict(
-                classes=list(classes or range(len(mean))),
-                relation=[[None if value != value else value for value in row]
-                          for row in mean.tolist()],
-                steps=self.average.steps.cpu().tolist()),
-            osp.join(runner.work_dir, 'class_relation.json'))
+            self.sums = RelationSums(
+                **{name: value.to(device, copy=True) for name, value in sums.items()})

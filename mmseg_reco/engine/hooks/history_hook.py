@@ -1,8 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-import io
 import os.path as osp
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 from zipfile import BadZipFile
@@ -14,7 +11,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmseg_reco.engine.checkpoint import AtomicLocalBackend
+from mmseg_reco.datasets.files import whole_file
+
+from .observing import harmless
 
 _History = TypeVar('_History', bound='History')
 
@@ -37,9 +36,8 @@ class History:
 
     def save(self, work_dir: str) -> None:
         """Write the file, whole or not at all."""
-        file = io.BytesIO()
-        np.savez_compressed(file, **vars(self))
-        AtomicLocalBackend().put(file.getvalue(), osp.join(work_dir, self.file_name))
+        with whole_file(osp.join(work_dir, self.file_name)) as partial, open(partial, 'wb') as file:
+            np.savez_compressed(file, **vars(self))
 
     @classmethod
     def load(cls: type[_History], work_dir: str) -> _History:
@@ -65,7 +63,8 @@ class History:
 class HistoryHook(Hook):
     """Keeps records over training: in checkpoints, in one file, and as pictures.
 
-    The first record is of the first iteration, the others come at an interval and at the end. They
+    The first record comes as soon as there is something to record, the others at an interval and at
+    the end. They
     are part of every checkpoint, so that a resumed run has those that led to it, once each; the
     file in the work directory is written anew from them. The pictures, drawn by the main process
     whenever a validation ends and at the end of training, go to the visualizer's backends. Neither
@@ -158,12 +157,3 @@ class HistoryHook(Hook):
                  for name, value in record.items()}
                 for record in checkpoint.get(self.key, {}).get('records', [])
             ]
-
-
-@contextmanager
-def harmless(runner: Runner, what: str) -> Iterator[None]:
-    """Turn an error into a warning: training is worth more than a picture of it."""
-    try:
-        yield
-    except Exception as error:
-        runner.logger.warning(f'{what}, training goes on: {type(error).__name__}: {error}')

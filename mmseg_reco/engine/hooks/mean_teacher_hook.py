@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-
 import torch
 import torch.nn as nn
 from mmengine.dist import all_reduce_params
@@ -7,6 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
+
+from mmseg_reco.engine.tensors import copy_tensors
 
 BUFFERS = ('copy', 'average', 'skip')
 
@@ -39,13 +40,14 @@ def update_teacher(student: nn.Module,
             floating-point ones like parameters and copies the others, 'skip' leaves all.
     """
     averaged = list(zip(teacher.parameters(), student.parameters(), strict=True))
-    for target, source in zip(teacher.buffers(), student.buffers(), strict=True):
-        if buffers == 'average' and target.is_floating_point():
-            averaged.append((target, source))
-        elif buffers != 'skip':
-            target.copy_(source)
-    targets, sources = zip(*averaged, strict=True)
-    torch._foreach_lerp_(list(targets), list(sources), momentum)
+    copied = []
+    if buffers != 'skip':
+        for pair in zip(teacher.buffers(), student.buffers(), strict=True):
+            average = buffers == 'average' and pair[0].is_floating_point()
+            (averaged if average else copied).append(pair)
+    torch._foreach_lerp_(*map(list, zip(*averaged, strict=True)), momentum)
+    if copied:
+        copy_tensors(*zip(*copied, strict=True))
 
 
 @HOOKS.register_module()

@@ -12,6 +12,8 @@ from mmseg.registry import HOOKS
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mmseg_reco.engine.tensors import copy_tensors
+
 ACTIONS = ('stop', 'skip')
 
 
@@ -66,7 +68,7 @@ class NumericalWatchHook(Hook):
         """Keep the buffers, where steps are to be skipped."""
         self._skipped = False
         if self._copies:
-            torch._foreach_copy_(self._copies, self._buffers)
+            copy_tensors(self._copies, self._buffers)
 
     def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         gradients = [parameter.grad for group in optimizer.param_groups
@@ -100,7 +102,7 @@ class NumericalWatchHook(Hook):
                 "(tools/check_data.py) may help; NumericalWatchHook(action='skip') goes on "
                 'without such batches.')
         if self._copies:
-            torch._foreach_copy_(self._buffers, self._copies)
+            copy_tensors(self._buffers, self._copies)
         count = hub.get_info('skipped_iters', 0) + 1
         hub.update_info('skipped_iters', count)
         runner.logger.warning(f'{text} Skipped; {count} so far.')

@@ -2,8 +2,6 @@
 import copy
 import os.path as osp
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,37 +15,18 @@ from mmengine.structures import PixelData
 from mmseg.registry import HOOKS
 from mmseg.structures import SegDataSample
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from mmseg_reco.models import SemiBaseSegmentor
 from mmseg_reco.visualization import PseudoLabels, draw_panel
+
+from .observing import harmless, undisturbed
 
 SOURCES = ('val', 'train')
 _WIDTH = 9.6  # of a panel in inches, at 100 dots an inch
 
 
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Within this context a model is in eval mode and without gradient; then all is as before.
-
-    The modes of its modules, its ``diagnostics`` and the global random generators come back.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    diagnostics = getattr(model, 'diagnostics', None)
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002  transforms draw from it
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        for module, mode in modes:
-            module.training = mode
-        if diagnostics is not None:
-            model.diagnostics = diagnostics
-
-
-def choose_samples(dataset, number: int) -> list[tuple[Tensor, SegDataSample]]:
+def choose_samples(dataset: Dataset, number: int) -> list[tuple[Tensor, SegDataSample]]:
     """Images of a dataset, evenly spaced, as its pipeline packs them with generators seeded by 0.
 
     Of multi-branch samples, the branch that an image belongs to.
@@ -153,13 +132,10 @@ class PredictionPanelHook(Hook):
     @master_only
     def _paint(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        try:
+        with harmless(runner, f'PredictionPanelHook could not draw at iteration {runner.iter + 1}'):
             with undisturbed(model):
                 picture = self.draw(runner, model)
             runner.visualizer.add_image('prediction_panel', picture, runner.iter + 1)
-        except Exception as error:  # a picture is not worth a training
-            runner.logger.warning(f'PredictionPanelHook drew nothing at iteration {runner.iter + 1}'
-                                  f': {type(error).__name__}: {error}')
 
     def draw(self, runner: Runner, model: nn.Module) -> np.ndarray:
         """Draw the panel.

@@ -1,7 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +18,7 @@ from mmseg_reco.models import SemiBaseSegmentor
 from mmseg_reco.visualization import draw_pseudo_label_quality
 
 from .history_hook import History, HistoryHook
+from .observing import undisturbed
 
 
 def count_pseudo_labels(labels: Tensor, confidence: Tensor, truth: Tensor, num_classes: int,
@@ -86,19 +84,6 @@ class PseudoLabelHistory(History):
         title = f"Teacher's pseudo-labels on {self.num_images} images, confident from {span} on"
         return dict(pseudo_label_quality=draw_pseudo_label_quality(
             self.iterations, self.quality(), self.classes, title))
-
-
-@contextmanager
-def same_random_state() -> Iterator[None]:
-    """Leave the generators of Python, NumPy and torch (CPU and current GPU) as they were."""
-    state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])  # noqa: NPY002
 
 
 @HOOKS.register_module()
@@ -178,7 +163,7 @@ class PseudoLabelQualityHook(HistoryHook):
         model = self._model(runner)
         loss = getattr(model, 'loss_unsup', None)
         threshold = getattr(loss, 'strong_threshold', model.weak_threshold)
-        with same_random_state():
+        with undisturbed(model):
             counts = self._count(model, threshold)
         all_reduce(counts)
         self.keep(runner, counts=counts, thresholds=torch.tensor(threshold, dtype=torch.float64))
@@ -192,14 +177,11 @@ class PseudoLabelQualityHook(HistoryHook):
                 {f'pseudo_label_{name}/{label}': value for label, value in scalars.items()},
                 step=runner.iter + 1)
 
-    @torch.no_grad()
     def _count(self, model: SemiBaseSegmentor, threshold: float) -> Tensor:
         """Let the teacher label this process's share of the images."""
         device = next(model.parameters()).device
         counts = torch.zeros(4, model.num_classes, dtype=torch.int64, device=device)
         chosen = np.linspace(0, len(self._dataset) - 1, self.num_images).round().astype(int)
-        training = model.training
-        model.eval()
         for index in chosen[get_rank()::get_world_size()]:
             # one at a time: their sizes differ
             batch = model.data_preprocessor(pseudo_collate([self._dataset[int(index)]]), False)
@@ -216,7 +198,6 @@ class PseudoLabelQualityHook(HistoryHook):
             confidence, labels = probs[0].max(0)
             counts += count_pseudo_labels(labels, confidence, truth.to(device).long(),
                                           model.num_classes, threshold, model.ignore_index)
-        model.train(training)
         return counts
 
     def history(self, runner: Runner) -> PseudoLabelHistory:

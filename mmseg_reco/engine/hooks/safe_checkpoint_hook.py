@@ -2,6 +2,8 @@
 import logging
 import os.path as osp
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,7 +41,8 @@ class SafeCheckpointHook(CheckpointHook):
     files are written atomically, ``last_checkpoint`` names a file after it is complete, and files
     that are no longer to be kept are removed after that.
 
-    Args: as :class:`mmengine.hooks.CheckpointHook`.
+    Args:
+        **kwargs: Of :class:`mmengine.hooks.CheckpointHook`.
     """
 
     _buffers_of_ranks: list[dict[str, Tensor]] = []
@@ -90,14 +93,15 @@ class SafeCheckpointHook(CheckpointHook):
             hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
 
         self._buffers_of_ranks = gather_buffers(runner.model)
-        runner.save_checkpoint(
-            self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
-            backend_args=self.backend_args, **self.args)
+        with _saying_how_to_go_on():
+            runner.save_checkpoint(
+                self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
+                backend_args=self.backend_args, **self.args)
+            if is_main_process():
+                AtomicLocalBackend().put_text(
+                    self.last_ckpt, join_path(runner.work_dir, 'last_checkpoint'))
         self._buffers_of_ranks = []
-        if is_main_process():
-            AtomicLocalBackend().put_text(
-                self.last_ckpt, join_path(runner.work_dir, 'last_checkpoint'))
 
         if self.max_keep_ckpts > 0:
             while len(self.keep_ckpt_ids) > self.max_keep_ckpts:
@@ -109,7 +113,8 @@ class SafeCheckpointHook(CheckpointHook):
         """Write the best checkpoint; the previous one goes when the new one is there."""
         backend, self.file_backend = self.file_backend, _LateRemoval(self.file_backend)
         try:
-            super()._save_best_checkpoint(runner, metrics)
+            with _saying_how_to_go_on():
+                super()._save_best_checkpoint(runner, metrics)
             self.file_backend.flush()
         finally:
             self.file_backend = backend
@@ -155,6 +160,15 @@ class SafeCheckpointHook(CheckpointHook):
         for name, value in scalars.items():
             if not isinstance(value, HistoryBuffer):
                 scalars[name] = unpack_history(value)
+
+
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f'{error}. Checkpoints written before are intact: make room, then go on from '
+                      'the last one with --resume.') from error
 
 
 class _LateRemoval:

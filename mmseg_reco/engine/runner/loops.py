@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-
 import torch.nn as nn
 from mmengine.dist import get_rank
 from mmengine.model import is_model_wrapper
@@ -58,8 +57,10 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         # a checkpoint is written before the validation that is due with it
         if self._iter > 0 and runner.message_hub.get_info('last_validation') != self._iter:
             self._validate_if_due()
+        runner.model.train()
         while self._iter < self._max_iters and not self.stop_training:
-            runner.model.train()
+            if not runner.model.training:  # after a validation; it is a walk over all modules
+                runner.model.train()
             data_batch = next(self.dataloader_iterator)
             seed_generators(runner.seed, get_rank(), self._iter, 1)  # the data's has no 1
             self.run_iter(data_batch)

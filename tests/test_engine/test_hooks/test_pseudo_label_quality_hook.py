@@ -1,7 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 import json
 import random
-from argparse import Namespace
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -17,10 +16,8 @@ from tiny_segmentor import make_sample
 
 from mmseg_reco.engine import PseudoLabelHistory, PseudoLabelQualityHook, launch
 from mmseg_reco.engine.checkpoint import safe_checkpoint_loading
-from mmseg_reco.engine.hooks.pseudo_label_quality_hook import (
-    count_pseudo_labels,
-    same_random_state,
-)
+from mmseg_reco.engine.hooks.observing import undisturbed
+from mmseg_reco.engine.hooks.pseudo_label_quality_hook import count_pseudo_labels
 from mmseg_reco.models import SemiBaseSegmentor
 from mmseg_reco.models.segmentors.distribution_alignment import DistributionAlignment
 
@@ -71,21 +68,6 @@ def test_quality_is_what_its_names_say():
         history.draw()['pseudo_label_quality'].get_suptitle())
 
 
-def test_generators_are_left_as_they_were():
-    def draw():
-        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
-
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    expected = draw()
-    random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
-    torch.set_rng_state(states[2])
-    with pytest.raises(KeyError), same_random_state():
-        draw()
-        raise KeyError
-    assert draw() == expected
-
-
 @HOOKS.register_module(force=True)
 class StopHook(Hook):
     """Ends a run abruptly."""
@@ -128,10 +110,9 @@ def train(config, name, hook=None, own_images=False, stop=None, resume=False,
     base, rest = config.read_text().split('custom_imports', 1)
     path.write_text(base + DATASET + 'custom_imports' + rest.replace(
         'dataset=_base_.dataset', 'dataset=train') + THRESHOLDS)
-    cfg = launch.load_config(Namespace(
-        config=str(path), work_dir=str(config.parent / name), launcher='none', cfg_options={
-            'randomness.seed': 3, 'train_cfg.type': loop, 'train_cfg.max_iters': 8,
-            'train_cfg.val_interval': 4, 'default_hooks.checkpoint.interval': 3}))
+    options = {'randomness.seed': 3, 'train_cfg.type': loop, 'train_cfg.max_iters': 8,
+               'train_cfg.val_interval': 4, 'default_hooks.checkpoint.interval': 3}
+    cfg = launch.load_config(str(path), options, str(config.parent / name))
     cfg.experiment_name = f'{config.parent.name} {name} {stop} {resume}'
     cfg.custom_hooks = [one for one in cfg.custom_hooks if one['type'] != 'ClassRelationHook']
     cfg.custom_hooks.append(dict(type='DrawHook'))
@@ -242,7 +223,8 @@ def test_padding_is_cut_and_labels_are_compared_at_the_size_of_the_truth():
         num_images=1, dataset=[dict(inputs=image, data_samples=make_sample(truth, (4, 6)))])
     model = Model().train()
     assert model.teacher.training
-    counts = hook._count(model, 0.75)
+    with undisturbed(model):
+        counts = hook._count(model, 0.75)
     assert counts[0].tolist() == [42, 42, 0]  # seven rows are known
     # on both sides of the edge probabilities are interpolated
     assert counts[1].tolist() == [35, 35, 0]
@@ -258,7 +240,8 @@ def test_labels_are_aligned_as_in_training_and_do_not_count_for_it():
     model = Model()
     model.align = DistributionAlignment(3, [1., 1., 98.])
     model.align.found.fill_(1 / 3)
-    assert hook._count(model, 0.5)[0].tolist() == [0, 0, 24]
+    with undisturbed(model):
+        assert hook._count(model, 0.5)[0].tolist() == [0, 0, 24]
     assert model.align.found.tolist() == pytest.approx([1 / 3] * 3)
 
 
@@ -270,13 +253,14 @@ def test_ranks_share_the_images_and_one_that_gets_none_counts_nothing(monkeypatc
         for _ in range(9)]
     hook, module = PseudoLabelQualityHook(num_images=3, dataset=dataset), (
         'mmseg_reco.engine.hooks.pseudo_label_quality_hook')
-    whole = hook._count(Model(), 0.5)
+    model = Model().eval().requires_grad_(False)
+    whole = hook._count(model, 0.5)
     assert whole[0].sum() == 3 * 24
     monkeypatch.setattr(f'{module}.get_world_size', lambda: 4)
     shares = []
     for rank in range(4):
         monkeypatch.setattr(f'{module}.get_rank', lambda rank=rank: rank)
-        shares.append(hook._count(Model(), 0.5))
+        shares.append(hook._count(model, 0.5))
     assert [int(share[0].sum()) for share in shares] == [24, 24, 24, 0]
     assert torch.equal(sum(shares), whole)
 
