@@ -7,6 +7,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 script=$1 partition=$2 job=$3
 shift 3
 gpus=${GPUS:-4}
+if [[ ! $gpus =~ ^[1-9][0-9]*$ ]]; then
+    echo "GPUS is the number of GPUs of the job, not '$gpus'" >&2
+    exit 2
+fi
 per_node=${GPUS_PER_NODE:-$((gpus < 4 ? gpus : 4))}
 export PYTHONPATH="$(dirname "$here")${PYTHONPATH:+:$PYTHONPATH}"
 

@@ -4,9 +4,7 @@ _base_ = './default_runtime.py'
 val_cfg = dict(type='TeacherStudentValLoop')
 default_hooks = dict(checkpoint=dict(save_best='teacher/mIoU'))
 custom_hooks = [
-    dict(type='CheckDataHook'),
-    dict(type='NumericalWatchHook'),
-    dict(type='PreemptionHook'),
+    *_base_.custom_hooks,
     dict(type='MeanTeacherHook'),
     dict(type='SamplingHook'),
     dict(type='ClassRelationHook'),

@@ -2,9 +2,7 @@
 # In a short schedule the teacher must keep up: a decay of 0.95 instead of 0.99.
 _base_ = './mean_teacher_runtime.py'
 custom_hooks = [
-    dict(type='CheckDataHook'),
-    dict(type='NumericalWatchHook'),
-    dict(type='PreemptionHook'),
+    *_base_.custom_hooks[:3],  # of default_runtime
     dict(type='MeanTeacherHook', momentum=0.05),
     dict(type='SamplingHook'),
     dict(type='ClassRelationHook'),

@@ -5,9 +5,7 @@ _base_ = './mean_teacher_runtime.py'
 val_cfg = dict(type='ValLoop')
 default_hooks = dict(checkpoint=dict(save_best='mIoU', interval=5000))
 custom_hooks = [
-    dict(type='CheckDataHook'),
-    dict(type='NumericalWatchHook'),
-    dict(type='PreemptionHook'),
+    *_base_.custom_hooks[:3],  # of default_runtime
     dict(type='MeanTeacherHook', momentum=1.0),
     dict(type='SamplingHook'),
 ]

@@ -449,7 +449,7 @@ class TestCamVid:
         with pytest.raises(SystemExit, match='is 8x6 but its mask .*0001TP_1.png is 9x6'):
             convert('camvid', root, '--out', out)
         next((root / 'train').glob('0001TP_1.*')).unlink()
-        with pytest.raises(SystemExit, match=r'image .*0001TP_1.png \(or .jpg\) is missing'):
+        with pytest.raises(SystemExit, match=r'image .*0001TP_1.png \(or .jpg, .jpeg\) is missing'):
             convert('camvid', root, '--out', out)
         (root / 'train.txt').unlink()
         with pytest.raises(SystemExit, match='train.txt is missing'):

@@ -106,6 +106,12 @@ def test_slurm_starts_one_task_per_gpu(tmp_path):
     ]
 
 
+def test_slurm_without_a_number_of_gpus_is_refused(tmp_path):
+    done = bash('slurm_train.sh', 'part', 'job', 'c.py', cwd=tmp_path, GPUS='all')
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "GPUS is the number of GPUs of the job, not 'all'"
+
+
 def fake_slurm(folder, statuses):
     """An ``srun`` that notes its arguments and ends with these statuses in turn."""
     (folder / 'statuses').write_text(''.join(f'{status}\n' for status in statuses))

@@ -20,9 +20,8 @@ from converter_utils import (
     save_names,
 )
 
+from mmseg_reco.datasets import CamVidDataset
 from mmseg_reco.datasets.files import file_exists, join
-
-VOID = 11
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,10 +36,10 @@ def convert(name: str, root: str, part: str, out: Path, backend_args: dict | Non
     """Check and copy one image and its mask."""
     mask_path = join(root, f'{part}annot', f'{name}.png')
     mask_target = out / f'{part}annot' / Path(mask_path).name
-    candidates = [join(root, part, f'{name}{suffix}') for suffix in ('.png', '.jpg')]
+    candidates = [join(root, part, f'{name}{suffix}') for suffix in ('.png', '.jpg', '.jpeg')]
     image_path = next((path for path in candidates if file_exists(path, backend_args)), None)
     if image_path is None:
-        raise FileNotFoundError(f'The image {candidates[0]} (or .jpg) is missing.')
+        raise FileNotFoundError(f'The image {candidates[0]} (or .jpg, .jpeg) is missing.')
     image_target = out / part / Path(image_path).name
     if image_target.exists() and mask_target.exists():
         return
@@ -52,7 +51,7 @@ def convert(name: str, root: str, part: str, out: Path, backend_args: dict | Non
             f'{mask.size[0]}x{mask.size[1]}.'
         )
     largest = mask.getextrema()[1]
-    if largest > VOID:
+    if largest > CamVidDataset.VOID:
         raise ValueError(f'{mask_path} holds label {largest}, but CamVid has 0-10 and 11 for void.')
     copy_file(image_path, image_target, backend_args)
     copy_file(mask_path, mask_target, backend_args)

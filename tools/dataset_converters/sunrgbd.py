@@ -22,11 +22,12 @@ from converter_utils import (
 )
 from PIL import Image
 
+from mmseg_reco.datasets import SUNRGBDDataset
 from mmseg_reco.datasets.files import join
 from mmseg_reco.datasets.splits import read_names
 
 WIDTH, HEIGHT = 512, 384
-NUM_CLASSES = 37
+NUM_CLASSES = len(SUNRGBDDataset.METAINFO['classes'])
 NUM_TEST = 5050
 
 

@@ -117,6 +117,12 @@ class Places:
     weights: str | None = None
 
 
+def protocol_names() -> list[str]:
+    """Names of the protocols in this folder."""
+    return sorted(file.stem.replace('_', '-') for file in Path(__file__).parent.glob('*.py')
+                  if re.search(r'^PROTOCOL\b', file.read_text(), re.M))
+
+
 def load_protocol(name: str) -> Protocol:
     """A protocol by its name, or by its file.
 
@@ -127,9 +133,8 @@ def load_protocol(name: str) -> Protocol:
     if path.suffix != '.py':
         path = Path(__file__).parent / f'{name.replace("-", "_")}.py'
     if not path.is_file():
-        known = sorted(file.stem.replace('_', '-') for file in Path(__file__).parent.glob('*.py')
-                       if re.search(r'^PROTOCOL\b', file.read_text(), re.M))
-        raise FileNotFoundError(f"There is no protocol '{name}'. There are: {', '.join(known)}.")
+        raise FileNotFoundError(
+            f"There is no protocol '{name}'. There are: {', '.join(protocol_names())}.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

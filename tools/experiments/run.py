@@ -29,6 +29,7 @@ from protocol import (
     data_root_of,
     digest,
     load_protocol,
+    protocol_names,
     resolve,
     runs_of,
 )
@@ -43,8 +44,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='example: python tools/experiments/run.py camvid-cpu --jobs 2 '
         "--only 'semi-20/(supervised|classmix)/'")
-    parser.add_argument('protocol', help='camvid-cpu, camvid-gpu, camvid-gpu-r50, camvid-gpu-m-v2, '
-                        'voc, cityscapes, sunrgbd; or a file that defines PROTOCOL')
+    parser.add_argument('protocol', help=f'{", ".join(protocol_names())}; or a file that defines '
+                        'PROTOCOL')
     parser.add_argument('--only', metavar='PATTERN', default='',
                         help='only runs whose name, setting/row/seed, this expression is found in')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='default: 0 1 2')
@@ -123,7 +124,7 @@ class Experiments:
 
         Raises:
             ValueError: The choice is impossible.
-        FileNotFoundError: There are no data.
+            FileNotFoundError: There are no data.
         """
         protocol, missing = self.protocol, set()
         for name in names:
