@@ -84,7 +84,7 @@ SEEDS = [0, 1, 2, 4]  # with 20, 35, 50 and 80 % of the pixels not labelled; one
 
 def two_ranks(rank, norm, evaluate, over_ranks):
     if not over_ranks:  # as stock cross-entropy does
-        embedding_encoder_decoder.mean_count = lambda count: count
+        embedding_encoder_decoder.global_avg_factor = lambda count: count
     model = build(norm, losses=[], **STILL)
     if evaluate:
         model.student.eval()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from .over_ranks import mean_count
+from ..utils import global_avg_factor
 
 
 def confident_share(confidence: Tensor, valid: Tensor, threshold: float) -> Tensor:
@@ -116,4 +116,4 @@ class PseudoLabelLoss(nn.Module):
         counted = valid if self.average == 'valid' else weighted > 0
         if self.class_weight is not None:
             counted = counted * self.class_weight[labels.where(valid, 0)]
-        return self.loss_weight * (weighted * counted).sum() / mean_count(counted.sum())
+        return self.loss_weight * (weighted * counted).sum() / global_avg_factor(counted.sum())

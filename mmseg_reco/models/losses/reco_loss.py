@@ -7,9 +7,8 @@ from mmseg.utils import ConfigType
 from torch import Tensor
 
 from ..samplers import PixelIndex, build_pixel_index
-from .over_ranks import summed_over_ranks
+from ..utils import summed_over_ranks, unit_vectors
 from .sampled_contrast import sampled_contrast
-from .unit_vectors import unit_vectors
 
 # Elements of the class membership of some images: 64 MiB of float32.
 MEMBERSHIP_ELEMENTS = 2**24

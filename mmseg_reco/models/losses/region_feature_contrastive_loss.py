@@ -5,13 +5,13 @@ from torch import Tensor
 
 from ..regions.overlap import mask_average_pool
 from ..regions.structures import RegionPrediction, RegionTarget
+from ..utils import unit_vectors
 from .region_loss import (
     RegionLoss,
     check_temperature,
     matched_contrast,
     on_student_regions,
 )
-from .unit_vectors import unit_vectors
 
 
 def region_feature_contrast(features: Tensor, teacher_features: Tensor, labels: Tensor,

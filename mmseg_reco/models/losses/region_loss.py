@@ -8,7 +8,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..regions.structures import RegionPrediction, RegionTarget
-from .over_ranks import mean_count
+from ..utils import global_avg_factor
 
 
 class RegionLoss(nn.Module):
@@ -118,11 +118,11 @@ def matched_contrast(similarity: Tensor, match: Tensor, exists: Tensor,
     Returns:
         tuple[Tensor, Tensor]: Loss, and similarity of the matched pairs (detached). Both are the
         mean over the regions of an image, then over the images that have a region: the loss over
-        those of all ranks (:func:`mean_count`), the similarity over those of this one; 0, attached
-        to the graph, where there is none.
+        those of all ranks (:func:`global_avg_factor`), the similarity over those of this one; 0,
+        attached to the graph, where there is none.
     """
     positive = similarity.gather(2, match.masked_fill(~exists, 0)[:, :, None])[:, :, 0]
     losses = (similarity / temperature).logsumexp(2) - positive / temperature
     images = exists.any(1).sum()
-    return (mean_of_regions(losses, exists).sum() / mean_count(images),
+    return (mean_of_regions(losses, exists).sum() / global_avg_factor(images),
             mean_of_regions(positive.detach(), exists).sum() / images.clamp_min(1))

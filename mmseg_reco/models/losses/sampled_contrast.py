@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .unit_vectors import EPS, unit_vectors
+from ..utils.vectors import EPS, unit_vectors
 
 # The CSR product used here has been stable since torch 2.1.
 warnings.filterwarnings('ignore', message='Sparse CSR tensor support is in beta state')

@@ -4,14 +4,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .extraction import (
-    keep_largest,
-    look_up,
-    mix_regions,
-    query_regions,
-    semantic_regions,
-    take_nearest,
-)
+from ..utils import take_nearest
+from .extraction import keep_largest, look_up, mix_regions, query_regions, semantic_regions
 from .structures import RegionPrediction, RegionTarget
 
 
