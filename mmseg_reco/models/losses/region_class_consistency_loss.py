@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmseg_reco.utils import check_not_negative
+
 from ..regions.overlap import at_least_float32
 from ..regions.structures import RegionPrediction, RegionTarget
 from ..utils import global_avg_factor
@@ -74,9 +76,7 @@ class RegionClassConsistencyLoss(RegionLoss):
                  loss_weight: float = 1.0,
                  loss_name: str = 'loss_rcc') -> None:
         super().__init__(loss_weight, loss_name)
-        if not no_object_weight >= 0:
-            raise ValueError('RegionClassConsistencyLoss: no_object_weight must be >= 0, got '
-                             f'{no_object_weight!r}')
+        check_not_negative('RegionClassConsistencyLoss: no_object_weight', no_object_weight)
         self.no_object_weight = no_object_weight
         self.soft = self.needs_class_probs = soft
 

@@ -7,6 +7,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from mmseg_reco.utils import check_loss
+
 from ..regions.structures import RegionPrediction, RegionTarget
 from ..utils import global_avg_factor
 
@@ -34,14 +36,9 @@ class RegionLoss(nn.Module):
 
     def __init__(self, loss_weight: float, loss_name: str) -> None:
         super().__init__()
-        if not loss_weight >= 0:
-            raise ValueError(f'{type(self).__name__}: loss_weight must be >= 0, got '
-                             f'{loss_weight!r}')
-        if 'loss' not in loss_name:
-            raise ValueError(f'{type(self).__name__}: loss_name must contain "loss", or mmengine '
-                             f'only logs it and does not optimise it; got {loss_name!r}')
         self.loss_weight = loss_weight
         self.loss_name = loss_name
+        check_loss(self)
         self.diagnostics: dict[str, Tensor] = dict()
 
     def forward(self, student: RegionPrediction, teacher: RegionTarget) -> Tensor:
@@ -63,12 +60,6 @@ class RegionLoss(nn.Module):
     def region_loss(self, student: RegionPrediction, teacher: RegionTarget) -> Tensor:
         """The loss before its weight, a scalar; sets ``diagnostics``."""
         raise NotImplementedError
-
-
-def check_temperature(loss: RegionLoss, temperature: float) -> None:
-    """Refuse a temperature that is not > 0."""
-    if not temperature > 0:
-        raise ValueError(f'{type(loss).__name__}: temperature must be > 0, got {temperature!r}')
 
 
 def on_student_regions(values: Tensor, match: Tensor, exists: Tensor, default: Tensor) -> Tensor:
