@@ -45,7 +45,8 @@ def given_labels(samples: Sequence) -> list[np.ndarray]:
 def pseudo_labels(model: SemiBaseSegmentor, batch: PseudoBatch) -> list[PseudoLabels]:
     """The pseudo-labels of a batch, one by one."""
     maps = zip(batch.labels.cpu().numpy(), batch.confidence.float().cpu().numpy(), strict=True)
-    return [PseudoLabels(labels, sure, model.weak_threshold) for labels, sure in maps]
+    threshold = model.semi_train_cfg['weak_threshold']
+    return [PseudoLabels(labels, sure, threshold) for labels, sure in maps]
 
 
 @torch.no_grad()

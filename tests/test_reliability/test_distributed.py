@@ -231,7 +231,8 @@ def uneven_rank(rank, case, bad_ranks, sync):
     batches = [raw_batch([2 * index + rank]) for index in range(2)]
     if rank in bad_ranks:
         if 'threshold' in case:  # a teacher that is never sure
-            model.weak_threshold = model.loss_unsup.strong_threshold = case['threshold']
+            model.semi_train_cfg['weak_threshold'] = case['threshold']
+            model.loss_unsup.strong_threshold = case['threshold']
         for batch in batches:
             for sample in filter(None, batch['data_samples']['sup']):
                 if 'labels' in case:

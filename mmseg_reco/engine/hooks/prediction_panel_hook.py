@@ -100,7 +100,7 @@ def panel_row(model: nn.Module, image: Tensor, sample: SegDataSample, given: boo
     weak, _ = model.pseudo_label(inputs, unlabeled)
     confidence = weak.confidence[0].float().cpu().numpy()
     row['pseudo-labels'] = PseudoLabels(weak.labels[0].cpu().numpy(), confidence,
-                                        model.weak_threshold)
+                                        model.semi_train_cfg['weak_threshold'])
     row['confidence\n(black 0, white 1)'] = confidence
     for name in ('teacher', 'student'):
         network = getattr(model, name)
