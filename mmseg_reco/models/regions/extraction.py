@@ -43,7 +43,7 @@ def semantic_regions(semantic: Tensor, valid: Tensor,
 
 
 def query_regions(masks: Tensor, class_probs: Tensor,
-                  threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+                  threshold: float) -> tuple[Tensor, Tensor]:
     """One region for each of the teacher's confident queries (reconstruction of RC²L).
 
     A query counts if its top class is not "no object" and has a probability above the threshold;
@@ -55,12 +55,12 @@ def query_regions(masks: Tensor, class_probs: Tensor,
         threshold (float): In [0, 1].
 
     Returns:
-        tuple[Tensor, Tensor, Tensor]: Masks (B, N, h, w), 0 or 1 and all 0 for a query that does
-        not count, float32; labels (B, N), int64; and class_probs again.
+        tuple[Tensor, Tensor]: Masks (B, N, h, w), 0 or 1 and all 0 for a query that does not
+        count, float32; and labels (B, N), int64.
     """
     top, labels = class_probs.max(-1)
     counts = (top > threshold) & (labels < class_probs.size(-1) - 1)
-    return ((masks > 0.5) & counts[..., None, None]).float(), labels, class_probs
+    return ((masks > 0.5) & counts[..., None, None]).float(), labels
 
 
 def mix_regions(masks: Tensor, labels: Tensor, class_probs: Tensor, origin: Tensor,

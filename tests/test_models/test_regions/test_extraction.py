@@ -59,8 +59,8 @@ def test_query_regions_need_a_class_a_probability_and_a_mask():
                                  [0.05, 0.9, 0.05]]])
     masks = torch.tensor([0.6, 0.9, 0.9, 0.4]).view(1, 4, 1, 1).repeat(1, 1, 2, 3)
     masks[0, 3, 0, 0] = 0.7
-    out, labels, probs = query_regions(masks, class_probs, 0.7)
-    assert labels.tolist() == [[0, 2, 0, 1]] and probs is class_probs
+    out, labels = query_regions(masks, class_probs, 0.7)
+    assert labels.tolist() == [[0, 2, 0, 1]]
     assert out[0, 0].all()  # confident, and above one half everywhere
     assert not out[0, 1].any()  # no object
     assert not out[0, 2].any()  # below the threshold
