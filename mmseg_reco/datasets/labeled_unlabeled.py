@@ -14,7 +14,7 @@ from .building import (
     list_path,
     nothing_found_explained,
 )
-from .pipelines import checked_pipeline, to_branch, weak_pipeline
+from .pipelines import checked_pipeline, leaf_configs, to_branch, weak_pipeline
 from .pipelines import hide_labels as hide_labels_in
 
 
@@ -121,23 +121,16 @@ def _changes(entry: str | dict | None, labeled_changes: dict) -> dict:
 
 def _changed(config: dict, changes: dict) -> dict:
     """What the changes are made to: all datasets, or the first, if they name one folder."""
-    leaves = _leaves(config)
+    leaves = leaf_configs(config)
     names_folder = 'data_root' in changes or 'data_prefix' in changes
     return leaves[0] if names_folder and len(leaves) > 1 else config
-
-
-def _leaves(config: dict) -> list[dict]:
-    """Configs of the datasets inside wrappers."""
-    if 'dataset' in config:
-        return _leaves(config['dataset'])
-    return [leaf for inner in config.get('datasets', ()) for leaf in _leaves(inner)] or [config]
 
 
 def _check_lists(config: dict, changes: dict) -> None:
     """Refuse lists that are missing or empty, and one list for several datasets."""
     if not changes:
         return
-    leaves = [{**leaf, **changes} for leaf in _leaves(config)]
+    leaves = [{**leaf, **changes} for leaf in leaf_configs(config)]
     lists = [list_path(leaf) for leaf in leaves]
     for name in filter(None, lists):
         if lists.count(name) > 1:
