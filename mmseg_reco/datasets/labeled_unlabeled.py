@@ -11,8 +11,8 @@ from .building import (
     LABEL_KEYS,
     build_datasets,
     check_list_file,
+    explain_dataset_errors,
     list_path,
-    nothing_found_explained,
 )
 from .pipelines import checked_pipeline, leaf_configs, to_branch, weak_pipeline
 from .pipelines import hide_labels as hide_labels_in
@@ -96,7 +96,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
             config['pipeline'] = to_branch(pipeline, 'unsup')
             return config
 
-        with nothing_found_explained():
+        with explain_dataset_errors():
             _check_lists(dataset, labeled_changes)
             labeled_images = build_datasets(dataset, labeled_part)
             parts = []

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-from .cells import Dots, PseudoLabels, colour_labels
+from .cells import Dots, PseudoLabels, color_labels
 from .class_relations import draw_class_relations, draw_relation_history
 from .curves import draw_pseudo_label_quality
 from .embeddings import draw_class_embeddings
@@ -9,7 +9,7 @@ from .regions import draw_matched_regions
 __all__ = [
     'Dots',
     'PseudoLabels',
-    'colour_labels',
+    'color_labels',
     'draw_class_embeddings',
     'draw_class_relations',
     'draw_matched_regions',

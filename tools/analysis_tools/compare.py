@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from mmseg_reco.engine.launch import add_override_arguments
 from mmseg_reco.engine.offline import load_model, read_config
-from mmseg_reco.visualization import colour_labels, draw_panel, save_picture
+from mmseg_reco.visualization import color_labels, draw_panel, save_picture
 
 EXAMPLE = """example:
   python tools/analysis_tools/compare.py work_dirs/classmix/iter_1500.pth \\
@@ -110,7 +110,7 @@ def choose(difference: np.ndarray, most: int, random: int, seed: int) -> list[in
 def difference_map(first: np.ndarray, second: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """RGB (H, W, 3) that shows where exactly one of two predictions is right."""
     right = 2 * (first == truth) + (second == truth)
-    return colour_labels(np.where(truth == 255, 255, right), [_NEITHER, _ONLY_B, _ONLY_A, _BOTH])
+    return color_labels(np.where(truth == 255, 255, right), [_NEITHER, _ONLY_B, _ONLY_A, _BOTH])
 
 
 def table_of(classes: Sequence[str], names: Sequence[str], scores: np.ndarray) -> PrettyTable:

@@ -355,8 +355,8 @@ class SemiBaseSegmentor(BaseSegmentor):
         """
         probs, teacher = self.teacher_probs(images, data_samples, embed=bool(self.region_losses))
         confidence, labels = probs.max(1)
-        self.diagnostics = pseudo_label_accuracy(labels, confidence, data_samples,
-                                                 self.ignore_index)
+        self.diagnostics = pseudo_label_diagnostics(labels, confidence, data_samples,
+                                                    self.ignore_index)
         given = stack_labels(data_samples)
         labels = torch.where(given != self.ignore_index, given, labels)
         confidence = torch.where(given != self.ignore_index, 1., confidence)
@@ -523,9 +523,9 @@ class SemiBaseSegmentor(BaseSegmentor):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def pseudo_label_accuracy(labels: Tensor, confidence: Tensor, data_samples: SampleList,
-                          ignore_index: int) -> dict[str, Tensor]:
-    """Compare the teacher's labels with hidden truth, where a batch has it.
+def pseudo_label_diagnostics(labels: Tensor, confidence: Tensor, data_samples: SampleList,
+                             ignore_index: int) -> dict[str, Tensor]:
+    """How sure the teacher is, and how often it is right, where a batch has hidden truth.
 
     Args:
         labels (Tensor): Teacher's labels. Shape (B, H, W), int64.
