@@ -19,10 +19,9 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from mmseg_reco.models import SemiBaseSegmentor
-from mmseg_reco.visualization import PseudoLabels, draw_panel
+from mmseg_reco.visualization import PANEL_WIDTH, PseudoLabels, bgr_to_rgb, draw_panel
 
 SOURCES = ('val', 'train')
-_WIDTH = 9.6  # of a panel in inches, at 100 dots an inch
 
 
 @contextmanager
@@ -79,7 +78,7 @@ def panel_row(model: nn.Module, image: Tensor, sample: SegDataSample, given: boo
         sample (SegDataSample): Its labels.
         given (bool): Whether these are labels that training sees, which override pseudo-labels.
     """
-    row = dict(image=image[[2, 1, 0]].permute(1, 2, 0).numpy())
+    row = dict(image=bgr_to_rgb(image))
     if given:
         row['given labels'] = label_map(sample.gt_sem_seg)
         if 'hidden_sem_seg' in sample:
@@ -184,5 +183,5 @@ class PredictionPanelHook(Hook):
         columns = {title: [row[title] for row in rows] for title in shared}
         meta = loader.dataset.metainfo
         return draw_panel(
-            columns, meta['classes'], meta['palette'], column_width=_WIDTH / len(columns),
+            columns, meta['classes'], meta['palette'], column_width=PANEL_WIDTH / len(columns),
             row_labels=[osp.basename(sample.img_path) for _, sample in self._samples])
