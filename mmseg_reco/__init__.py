@@ -97,6 +97,8 @@ def _find_configs() -> None:
 _check_installed()
 _find_configs()
 
-from mmseg_reco import datasets, engine, models, visualization  # noqa: E402
+from mmseg_reco import datasets, engine, models, utils, visualization  # noqa: E402
 
-__all__ = ['__version__', 'check_versions', 'datasets', 'engine', 'models', 'visualization']
+__all__ = [
+    '__version__', 'check_versions', 'datasets', 'engine', 'models', 'utils', 'visualization'
+]

@@ -180,8 +180,9 @@ def test_model_builds_with_the_settings_of_the_paper(name: str) -> None:
         assert type(model.mix).__name__.lower() == (
             facts.extra if facts.extra not in (None, 'reco') else 'classmix')
         assert model.rescale_crop.ratio_range == DATA[facts.dataset][4]
-        assert model.self_label_threshold == (0.97 if facts.partial else None)
-        assert model.weak_threshold == 0.7
+        assert model.semi_train_cfg['self_label_threshold'] == (
+            0.97 if facts.partial else None)
+        assert model.semi_train_cfg['weak_threshold'] == 0.7
         assert model.loss_unsup.strong_threshold == 0.97
         assert model.semi_test_cfg['predict_on'] == 'teacher'
     if facts.slim:

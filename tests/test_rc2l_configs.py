@@ -195,8 +195,8 @@ def test_model_and_optimiser_have_the_settings_of_the_spec(name: str) -> None:
     if facts.semi:
         assert type(model) is RC2L
         assert [loss.loss_name for loss in model.losses] == [f'loss_{term}' for term in TERMS]
-        assert model.weak_threshold == 0.7
-        assert model.region_source == 'semantic'
+        assert model.semi_train_cfg['weak_threshold'] == 0.7
+        assert model.semi_train_cfg['region_source'] == 'semantic'
         assert model.semi_test_cfg['predict_on'] == 'teacher'
         # the student sees what the teacher sees, mixed and recoloured
         assert type(model.mix).__name__ == 'ClassMix'
@@ -245,7 +245,7 @@ def test_per_pixel_configs_are_those_of_reco_with_region_losses(name: str) -> No
                                 if not (rc2l and hook['type'] == 'ClassRelationHook')]
     model = build(cfg)
     assert type(model) is (RC2L if rc2l else MeanTeacherReCo)
-    assert model.region_source == 'semantic'
+    assert model.semi_train_cfg['region_source'] == 'semantic'
     assert [loss.loss_name for loss in model.losses] == [f'loss_{term}' for term in facts.terms]
     if not rc2l:
         assert cfg.model.losses[:1] == reco.model.losses

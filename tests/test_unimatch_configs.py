@@ -37,11 +37,12 @@ def test_name_says_what_the_config_does(name: str) -> None:
     assert cfg.train_dataloader.dataset.labeled == f'{split}/labeled.txt'
     assert cfg.train_dataloader.dataset.unlabeled == f'{split}/unlabeled.txt'
     streams = (1, None) if fact['method'] == 'fixmatch' else (2, 0.5)
-    assert (model.semi_train_cfg['strong_views'], model.feature_dropout) == streams
+    settings = model.semi_train_cfg
+    assert (settings['strong_views'], settings['feature_dropout']) == streams
     assert model.loss_unsup.weight_by == 'pixel' and model.loss_unsup.average == 'valid'
     # 0.25 for each strong view and 0.5 for perturbed features; FixMatch has one stream
     assert model.loss_unsup.loss_weight == (1 if fact['method'] == 'fixmatch' else 0.5)
-    assert model.feature_weight == 1
+    assert settings['feature_weight'] == 1
     reco = [module for module in model.modules() if isinstance(module, ReCoLoss)]
     assert len(reco) == (fact['method'] == 'reco-unimatch')
     hooks = {hook['type']: hook for hook in cfg.custom_hooks}

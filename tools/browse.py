@@ -24,7 +24,13 @@ from mmseg_reco.engine.command_line import (
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import SemiBaseSegmentor
 from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor, PseudoBatch
-from mmseg_reco.visualization import PseudoLabels, draw_panel, save_picture
+from mmseg_reco.visualization import (
+    PANEL_WIDTH,
+    PseudoLabels,
+    batch_to_rgb,
+    draw_panel,
+    save_picture,
+)
 
 EXAMPLE = """example:
   python tools/browse.py configs/demo/deeplabv3plus_r18-d16_demo-p0_reco-classmix.py --number 4
@@ -33,13 +39,7 @@ With the same randomness.seed (0 if the config has none) the images and given la
 the first iterations of tools/train.py, on one process. Without --checkpoint the teacher is random,
 so its pseudo-labels, and the classes that ClassMix cuts out by them, mean nothing.
 """
-_WIDTH = 9.6  # of a panel in inches, at 100 dots an inch
 _NARROWEST, _WIDEST = 1.5, 2.4  # of a column
-
-
-def pictures(rgb: Tensor) -> list[np.ndarray]:
-    """RGB in [0, 1] (B, 3, H, W) as images (H, W, 3), uint8."""
-    return list((rgb * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
 
 
 def given_labels(samples: Sequence) -> list[np.ndarray]:
@@ -50,7 +50,8 @@ def given_labels(samples: Sequence) -> list[np.ndarray]:
 def pseudo_labels(model: SemiBaseSegmentor, batch: PseudoBatch) -> list[PseudoLabels]:
     """The pseudo-labels of a batch, one by one."""
     maps = zip(batch.labels.cpu().numpy(), batch.confidence.float().cpu().numpy(), strict=True)
-    return [PseudoLabels(labels, sure, model.weak_threshold) for labels, sure in maps]
+    threshold = model.semi_train_cfg['weak_threshold']
+    return [PseudoLabels(labels, sure, threshold) for labels, sure in maps]
 
 
 @torch.no_grad()
@@ -62,7 +63,7 @@ def unlabeled_columns(
     strong = model.strong_views(weak)
     to_rgb = model.data_preprocessor.to_rgb
     columns = {
-        'weak view': pictures(to_rgb(weak.images)),
+        'weak view': batch_to_rgb(to_rgb(weak.images)),
         'given labels': given_labels(samples),
         f'pseudo-labels of\n{teacher} teacher': pseudo_labels(model, weak),
     }
@@ -72,7 +73,7 @@ def unlabeled_columns(
         number = f' {view + 1}' if views > 1 else ''
         part = strong.map(lambda x, n=view: x[n * len(images):(n + 1) * len(images)])
         columns |= {
-            f'strong view{number}\n({mix})': pictures(to_rgb(part.images)),
+            f'strong view{number}\n({mix})': batch_to_rgb(to_rgb(part.images)),
             f'pseudo-labels of\nstrong view{number}': pseudo_labels(model, part),
             f'confidence{number}\n(black 0, white 1)': list(part.confidence.float().cpu().numpy()),
         }
@@ -105,7 +106,7 @@ def collect(
         for branch, samples in data['data_samples'].items():
             images = data['inputs'][branch]
             if branch == 'sup':
-                columns = {'image, as fed': pictures(preprocessor.to_rgb(images)),
+                columns = {'image, as fed': batch_to_rgb(preprocessor.to_rgb(images)),
                            'given labels': given_labels(samples)}
             else:
                 teacher = 'the' if checkpoint else 'a random'
@@ -143,7 +144,7 @@ def main() -> None:
             del columns['given labels']
         picture = draw_panel(
             columns, meta['classes'], meta['palette'], ignore_index,
-            min(_WIDEST, max(_NARROWEST, _WIDTH / len(columns))), row_labels=files)
+            min(_WIDEST, max(_NARROWEST, PANEL_WIDTH / len(columns))), row_labels=files)
         with usage_errors(parser):
             save_picture(picture, output / f'{name}.png')
         print(f'{len(files)} {name} images drawn to {output / name}.png')

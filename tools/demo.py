@@ -31,7 +31,12 @@ from mmseg_reco.engine.checkpoint import latest_checkpoint
 from mmseg_reco.engine.command_line import positive_int
 from mmseg_reco.engine.hooks import ClassHistory
 from mmseg_reco.engine.offline import load_model, read_config
-from mmseg_reco.visualization import draw_class_relations, draw_panel, save_picture
+from mmseg_reco.visualization import (
+    bgr_to_rgb,
+    draw_class_relations,
+    draw_panel,
+    save_picture,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = {
@@ -111,7 +116,7 @@ def class_iou(predictions: list[np.ndarray], truth: list[np.ndarray]) -> np.ndar
 def load(dataset: dict) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """RGB images and label maps of a dataset."""
     samples = list(DATASETS.build(dataset))
-    images = [sample['inputs'].numpy()[::-1].transpose(1, 2, 0) for sample in samples]
+    images = [bgr_to_rgb(sample['inputs']) for sample in samples]
     return images, [
         sample['data_samples'].gt_sem_seg.data[0].numpy().astype(np.uint8) for sample in samples
     ]

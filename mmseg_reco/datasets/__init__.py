@@ -2,14 +2,14 @@
 from .camvid import CamVidDataset
 from .demo_scenes import DemoSceneDataset
 from .labeled_unlabeled import LabeledUnlabeledDataset
-from .partial import (
+from .partial_label_datasets import (
     PartialCamVidDataset,
     PartialCityscapesDataset,
     PartialLabelDataset,
     PartialSUNRGBDDataset,
     PartialVOCDataset,
 )
-from .partial_labels import SparsifyLabels, sparsify
+from .partial_labels import sparsify
 from .samplers import MultiSourceSampler, SeededBatchSampler
 from .sunrgbd import SUNRGBDDataset
 from .transforms import (
@@ -21,6 +21,7 @@ from .transforms import (
     RandomColorJitter,
     RandomGaussianBlur,
     RandomRescaleCrop,
+    SparsifyLabels,
 )
 
 __all__ = [

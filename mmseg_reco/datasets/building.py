@@ -151,7 +151,7 @@ def check_list_file(config: dict) -> None:
 
 
 @contextmanager
-def nothing_found_explained() -> Iterator[None]:
+def explain_dataset_errors() -> Iterator[None]:
     """Say what a dataset without folder or images means, on which mmengine fails elsewhere.
 
     Raises:

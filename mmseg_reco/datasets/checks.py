@@ -79,9 +79,14 @@ def labels_are_given(dataset: BaseDataset) -> bool:
     return any(isinstance(step, LoadAnnotations) for step in dataset.pipeline.transforms)
 
 
+def _steps(dataset: BaseDataset) -> list:
+    """The transforms of the pipeline, with the loader of masks that ``HideLabels`` runs."""
+    return [step.loader if isinstance(step, HideLabels) else step
+            for step in dataset.pipeline.transforms]
+
+
 def _masks_are_read(dataset: BaseDataset) -> bool:
-    return any(isinstance(getattr(step, 'loader', step) if isinstance(step, HideLabels) else step,
-                          LoadAnnotations) for step in dataset.pipeline.transforms)
+    return any(isinstance(step, LoadAnnotations) for step in _steps(dataset))
 
 
 class Files(NamedTuple):
@@ -104,8 +109,7 @@ def listed_files(dataset: BaseDataset) -> Files:
 
 def _storage(dataset: BaseDataset, loader: type) -> dict | None:
     """The ``backend_args`` that a dataset's images or masks are loaded with."""
-    for step in dataset.pipeline.transforms:
-        step = getattr(step, 'loader', step) if isinstance(step, HideLabels) else step
+    for step in _steps(dataset):
         if isinstance(step, loader):
             return step.backend_args
     return getattr(dataset, 'backend_args', None)

@@ -11,10 +11,10 @@ from .building import (
     LABEL_KEYS,
     build_datasets,
     check_list_file,
+    explain_dataset_errors,
     list_path,
-    nothing_found_explained,
 )
-from .pipelines import checked_pipeline, to_branch, weak_pipeline
+from .pipelines import checked_pipeline, leaf_configs, to_branch, weak_pipeline
 from .pipelines import hide_labels as hide_labels_in
 
 
@@ -96,7 +96,7 @@ class LabeledUnlabeledDataset(ConcatDataset):
             config['pipeline'] = to_branch(pipeline, 'unsup')
             return config
 
-        with nothing_found_explained():
+        with explain_dataset_errors():
             _check_lists(dataset, labeled_changes)
             labeled_images = build_datasets(dataset, labeled_part)
             parts = []
@@ -121,23 +121,16 @@ def _changes(entry: str | dict | None, labeled_changes: dict) -> dict:
 
 def _changed(config: dict, changes: dict) -> dict:
     """What the changes are made to: all datasets, or the first, if they name one folder."""
-    leaves = _leaves(config)
+    leaves = leaf_configs(config)
     names_folder = 'data_root' in changes or 'data_prefix' in changes
     return leaves[0] if names_folder and len(leaves) > 1 else config
-
-
-def _leaves(config: dict) -> list[dict]:
-    """Configs of the datasets inside wrappers."""
-    if 'dataset' in config:
-        return _leaves(config['dataset'])
-    return [leaf for inner in config.get('datasets', ()) for leaf in _leaves(inner)] or [config]
 
 
 def _check_lists(config: dict, changes: dict) -> None:
     """Refuse lists that are missing or empty, and one list for several datasets."""
     if not changes:
         return
-    leaves = [{**leaf, **changes} for leaf in _leaves(config)]
+    leaves = [{**leaf, **changes} for leaf in leaf_configs(config)]
     lists = [list_path(leaf) for leaf in leaves]
     for name in filter(None, lists):
         if lists.count(name) > 1:

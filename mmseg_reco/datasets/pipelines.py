@@ -27,6 +27,14 @@ def transform_name(transform: dict | Callable) -> str:
     return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
 
 
+def leaf_configs(config: dict) -> list[dict]:
+    """The configs of the datasets inside wrappers such as ``ConcatDataset``."""
+    if 'dataset' in config:
+        return leaf_configs(config['dataset'])
+    inner = config.get('datasets', ())
+    return [leaf for part in inner for leaf in leaf_configs(part)] or [config]
+
+
 def map_leaf_configs(config: dict, edit: Callable[[dict], dict]) -> dict:
     """Apply ``edit`` to every dataset config with a pipeline below wrappers.
 

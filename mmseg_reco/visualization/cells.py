@@ -45,7 +45,7 @@ class Dots(NamedTuple):
 Cell = np.ndarray | PseudoLabels | Dots
 
 
-def colour_labels(
+def color_labels(
     labels: np.ndarray, palette: Sequence[Sequence[int]], ignore_index: int = 255
 ) -> np.ndarray:
     """Colour a label map; ignored pixels become hatched grey, unlike any flat class colour.
@@ -122,7 +122,7 @@ def draw_cell(
     elif isinstance(cell, PseudoLabels):
         labels = _to_size(cell.labels, size)
         unsure = (_to_size(cell.confidence, size) < cell.threshold) & (labels != ignore_index)
-        picture = hatch(colour_labels(labels, palette, ignore_index), unsure)
+        picture = hatch(color_labels(labels, palette, ignore_index), unsure)
         axes.imshow(picture, interpolation='nearest', **frame)
     elif cell.ndim == 3:
         axes.imshow(cell, interpolation='lanczos', **frame)
@@ -130,11 +130,11 @@ def draw_cell(
         values = _to_size(cell, size)
         nothing = np.isnan(values)
         grey = np.where(nothing, 0, 255 * values).round().astype(np.uint8)[..., None]
-        empty = colour_labels(np.full(size, ignore_index), palette, ignore_index)
+        empty = color_labels(np.full(size, ignore_index), palette, ignore_index)
         picture = np.where(nothing[..., None], empty, grey)
         axes.imshow(picture, interpolation='nearest', **frame)
     else:
-        picture = colour_labels(_to_size(cell, size), palette, ignore_index)
+        picture = color_labels(_to_size(cell, size), palette, ignore_index)
         axes.imshow(picture, interpolation='nearest', **frame)
         places = _small_regions(cell, ignore_index, size)
         labels = cell[tuple(places.astype(int).T)]

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
 from .cells import Cell, Dots, PseudoLabels, classes_in, draw_cell
+from .images import figure_to_rgb
 
+#: Width of a panel in inches that fits a page.
+PANEL_WIDTH = 9.6
 DPI = 100
 _GAP = 0.03  # between cells, in inches
 _LEGEND_ROW = 0.26
@@ -77,7 +79,6 @@ def draw_panel(
     height = title_height + sum(row_heights) + label_height * len(first) + legend_height
 
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor='white')
-    canvas = FigureCanvasAgg(figure)
     for column, title in enumerate(columns):
         figure.text(
             (column + 0.5) / len(columns), 1 - title_height / height, title, fontsize=10,
@@ -103,8 +104,7 @@ def draw_panel(
         bbox_to_anchor=(0.5, _LEGEND_ROW * bool(remarks) / height), **style)
     if remarks:
         figure.legend(handles=remarks, ncols=len(remarks), **style)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return figure_to_rgb(figure)
 
 
 def save_picture(picture: np.ndarray, path: str | Path) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
+
+from .images import figure_to_rgb
 
 
 def _draw_masks(axes: Axes, image: np.ndarray, masks: np.ndarray, colours: np.ndarray,
@@ -58,7 +59,6 @@ def draw_matched_regions(images: Sequence[np.ndarray], teacher_masks: Sequence[n
     row = width * images[0].shape[0] / images[0].shape[1]
     height = row * len(images) + 0.34
     figure = Figure(figsize=(3 * width, height), dpi=100, facecolor='white')
-    canvas = FigureCanvasAgg(figure)
     grid = figure.subplots(
         len(images), 3, squeeze=False,
         gridspec_kw=dict(left=0.004, right=0.996, wspace=0.02, hspace=0.03, bottom=0.004,
@@ -76,5 +76,4 @@ def draw_matched_regions(images: Sequence[np.ndarray], teacher_masks: Sequence[n
                     [f'{i + 1} ({d:.2f})' for i, d in enumerate(dice)])
         for one in axes:
             one.set_axis_off()
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return figure_to_rgb(figure)

@@ -5,6 +5,7 @@ from mmseg.registry import TRANSFORMS
 
 from mmseg_reco.datasets.pipelines import (
     hide_labels,
+    leaf_configs,
     map_leaf_configs,
     sparsify_pipeline,
     to_branch,
@@ -131,6 +132,7 @@ class TestMapLeafConfigs:
         edited = map_leaf_configs(config, lambda inner: {**inner, 'seen': inner['type']})
         inner = edited['dataset']['datasets']
         assert [part['seen'] for part in inner] == ['A', 'B'] and edited['times'] == 2
+        assert leaf_configs(edited) == inner
         assert 'seen' not in str(config)
 
     @pytest.mark.parametrize('config', [

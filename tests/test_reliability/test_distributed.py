@@ -84,7 +84,7 @@ SEEDS = [0, 1, 2, 4]  # with 20, 35, 50 and 80 % of the pixels not labelled; one
 
 def two_ranks(rank, norm, evaluate, over_ranks):
     if not over_ranks:  # as stock cross-entropy does
-        embedding_encoder_decoder.mean_count = lambda count: count
+        embedding_encoder_decoder.global_avg_factor = lambda count: count
     model = build(norm, losses=[], **STILL)
     if evaluate:
         model.student.eval()
@@ -231,7 +231,8 @@ def uneven_rank(rank, case, bad_ranks, sync):
     batches = [raw_batch([2 * index + rank]) for index in range(2)]
     if rank in bad_ranks:
         if 'threshold' in case:  # a teacher that is never sure
-            model.weak_threshold = model.loss_unsup.strong_threshold = case['threshold']
+            model.semi_train_cfg['weak_threshold'] = case['threshold']
+            model.loss_unsup.strong_threshold = case['threshold']
         for batch in batches:
             for sample in filter(None, batch['data_samples']['sup']):
                 if 'labels' in case:

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmseg_reco.visualization import colour_labels, draw_panel, save_picture
+from mmseg_reco.visualization import color_labels, draw_panel, save_picture
 
 NAMES = ('one', 'two', 'three')
 PALETTE = [[200, 30, 30], [30, 120, 220], [255, 255, 255]]
 
 
-def test_colour_labels_equals_a_loop_over_pixels():
+def test_color_labels_equals_a_loop_over_pixels():
     labels = np.random.default_rng(0).choice([0, 1, 2, 255], (9, 13)).astype(np.uint8)
-    picture = colour_labels(labels, PALETTE)
+    picture = color_labels(labels, PALETTE)
     assert picture.dtype == np.uint8 and picture.shape == (9, 13, 3)
     for y, x in np.ndindex(labels.shape):
         if labels[y, x] == 255:
@@ -21,14 +21,14 @@ def test_colour_labels_equals_a_loop_over_pixels():
             assert red == green == blue
         else:
             assert picture[y, x].tolist() == PALETTE[labels[y, x]]
-    ignored = colour_labels(np.full((16, 16), 255), PALETTE)
+    ignored = color_labels(np.full((16, 16), 255), PALETTE)
     assert len(np.unique(ignored)) == 2  # hatched: no flat grey of a class looks like it
 
 
 @pytest.mark.parametrize('value', [3, 254])
 def test_a_label_without_a_colour_is_refused(value):
     with pytest.raises(ValueError, match=f'Label {value} has no colour'):
-        colour_labels(np.array([[0, value]], np.uint8), PALETTE)
+        color_labels(np.array([[0, value]], np.uint8), PALETTE)
 
 
 def _cell(picture, row, column, rows, columns):

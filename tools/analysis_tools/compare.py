@@ -27,7 +27,13 @@ from mmseg_reco.engine.command_line import (
     usage_errors,
 )
 from mmseg_reco.engine.offline import load_model, read_config
-from mmseg_reco.visualization import colour_labels, draw_panel, save_picture
+from mmseg_reco.visualization import (
+    PANEL_WIDTH,
+    bgr_to_rgb,
+    color_labels,
+    draw_panel,
+    save_picture,
+)
 
 EXAMPLE = """example:
   python tools/analysis_tools/compare.py work_dirs/classmix/iter_1500.pth \\
@@ -36,7 +42,6 @@ EXAMPLE = """example:
 A model with a teacher and a student is compared by the one that its config predicts with. The mIoU
 of one image is the mean over the classes that its ground truth has.
 """
-_WIDTH = 9.6  # of the picture in inches, at 100 dots an inch
 # Only A is right, only B, both, neither: told apart by any colour vision.
 _ONLY_A, _ONLY_B, _BOTH, _NEITHER = (230, 159, 0), (0, 90, 181), (238, 238, 238), (110, 110, 110)
 
@@ -115,7 +120,7 @@ def choose(difference: np.ndarray, most: int, random: int, seed: int) -> list[in
 def difference_map(first: np.ndarray, second: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """RGB (H, W, 3) that shows where exactly one of two predictions is right."""
     right = 2 * (first == truth) + (second == truth)
-    return colour_labels(np.where(truth == 255, 255, right), [_NEITHER, _ONLY_B, _ONLY_A, _BOTH])
+    return color_labels(np.where(truth == 255, 255, right), [_NEITHER, _ONLY_B, _ONLY_A, _BOTH])
 
 
 def table_of(classes: Sequence[str], names: Sequence[str], scores: np.ndarray) -> PrettyTable:
@@ -154,8 +159,8 @@ def draw(sides: Sequence[Side], names: Sequence[str], chosen: Sequence[int], mos
     for row, index in enumerate(chosen):
         (sample, first), (_, second) = (side.predict(index) for side in sides)
         truth = truth_of(sample, first)
-        image = sample['inputs'][[2, 1, 0]].permute(1, 2, 0).numpy()  # loaded as BGR
-        cells = (image, truth, first, second, difference_map(first, second, truth))
+        cells = (bgr_to_rgb(sample['inputs']), truth, first, second,
+                 difference_map(first, second, truth))
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
         a, b = scores[:, index]
@@ -165,8 +170,8 @@ def draw(sides: Sequence[Side], names: Sequence[str], chosen: Sequence[int], mos
                       f'{names[0]} {a:.1f}, {names[1]} {b:.1f}   ({abs(b - a):.1f} for {ahead})')
     notes = {f'only {names[0]} is right': _ONLY_A, f'only {names[1]} is right': _ONLY_B,
              'both': _BOTH, 'neither': _NEITHER}
-    return draw_panel(columns, meta['classes'], meta['palette'], 255, _WIDTH / len(columns), labels,
-                      notes)
+    return draw_panel(columns, meta['classes'], meta['palette'], 255, PANEL_WIDTH / len(columns),
+                      labels, notes)
 
 
 def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:

@@ -19,7 +19,7 @@ from mmseg_reco.engine.command_line import (
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import SemiBaseSegmentor
 from mmseg_reco.models.regions import pairwise_dice
-from mmseg_reco.visualization import draw_matched_regions, save_picture
+from mmseg_reco.visualization import batch_to_rgb, draw_matched_regions, save_picture
 
 EXAMPLE = """example:
   python tools/analysis_tools/show_regions.py CONFIG --checkpoint work_dirs/NAME/iter_1000.pth
@@ -35,9 +35,8 @@ def matched_regions(model: SemiBaseSegmentor, batch: dict) -> dict[str, list]:
     student = model.student.forward_dense(strong.images)
     prediction, target = model.match_regions(student, teacher, weak, strong)
     dice = pairwise_dice(prediction.masks, target.masks, target.valid)
-    views = (model.data_preprocessor.to_rgb(strong.images) * 255).byte().permute(0, 2, 3, 1)
-    drawn = dict(images=list(views.cpu().numpy()), teacher_masks=[], student_masks=[], labels=[],
-                 overlap=[])
+    views = batch_to_rgb(model.data_preprocessor.to_rgb(strong.images))
+    drawn = dict(images=views, teacher_masks=[], student_masks=[], labels=[], overlap=[])
     for i, exists in enumerate(target.exists):
         match = target.match[i, exists]
         drawn['teacher_masks'].append(target.masks[i, exists].cpu().numpy())

@@ -27,13 +27,12 @@ from mmseg_reco.engine.command_line import (
 from mmseg_reco.engine.offline import load_model, read_config, training_batches, training_loader
 from mmseg_reco.models import ReCoLoss
 from mmseg_reco.models.preprocess import MultiBranchDataPreprocessor
-from mmseg_reco.visualization import Dots, draw_panel, save_picture
+from mmseg_reco.visualization import PANEL_WIDTH, Dots, batch_to_rgb, draw_panel, save_picture
 
 EXAMPLE = """example:
   python tools/analysis_tools/show_sampling.py CONFIG --checkpoint work_dirs/NAME/iter_1000.pth \\
       --class car
 """
-_WIDTH = 9.6  # of the picture in inches, at 100 dots an inch
 
 
 class Draws(NamedTuple):
@@ -100,8 +99,7 @@ def images_of(model: nn.Module, images: Tensor, cfg: Config) -> list[np.ndarray]
     preprocessor = model.data_preprocessor
     if not isinstance(preprocessor, MultiBranchDataPreprocessor):
         preprocessor = MultiBranchDataPreprocessor(cfg.model.data_preprocessor).to(images.device)
-    rgb = preprocessor.to_rgb(images) * 255
-    return list(rgb.round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    return batch_to_rgb(preprocessor.to_rgb(images))
 
 
 def dots_of(
@@ -217,7 +215,7 @@ def main() -> None:
     rows = np.linspace(home, home + count - 1, min(args.number, count)).astype(int) % count
     columns = {title: [cells[row] for row in rows] for title, cells in columns.items()}
     picture = draw_panel(
-        columns, meta['classes'], meta['palette'], loss.ignore_index, _WIDTH / len(columns))
+        columns, meta['classes'], meta['palette'], loss.ignore_index, PANEL_WIDTH / len(columns))
     output = args.out or Path(cfg.work_dir) / 'sampling.png'
     print(table_of(draws, meta['classes'], class_id, loss.strong_threshold))
     with usage_errors(parser):

@@ -35,12 +35,8 @@ from mmseg_reco.models.losses import (
     RegionMaskContrastiveLoss,
     SemanticMaskConsistencyLoss,
 )
-from mmseg_reco.models.regions import (
-    HungarianMatcher,
-    RegionPrediction,
-    region_target,
-    take_nearest,
-)
+from mmseg_reco.models.regions import HungarianMatcher, RegionPrediction, region_target
+from mmseg_reco.models.utils import take_nearest
 
 CHANNELS = 256
 NUM_CLASSES = 21

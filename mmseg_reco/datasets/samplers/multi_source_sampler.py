@@ -10,6 +10,8 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmseg.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
+from mmseg_reco.utils import check_not_negative
+
 
 @DATA_SAMPLERS.register_module()
 class MultiSourceSampler(Sampler):
@@ -41,8 +43,7 @@ class MultiSourceSampler(Sampler):
                  shuffle: bool = True,
                  seed: int | None = None,
                  burn_in: int = 0) -> None:
-        if burn_in < 0:
-            raise ValueError(f'MultiSourceSampler: burn_in must be >= 0, got {burn_in!r}')
+        check_not_negative('MultiSourceSampler: burn_in', burn_in)
         if not hasattr(dataset, 'cumulative_sizes'):
             raise ValueError(f'MultiSourceSampler needs a ConcatDataset, such as '
                              f'LabeledUnlabeledDataset, but got {type(dataset).__name__}.')

@@ -3,6 +3,7 @@ from .augment import RandomColorJitter, RandomGaussianBlur, RandomRescaleCrop
 from .formatting import MultiBranch, PackSemiSegInputs
 from .hide_labels import HideLabels
 from .loading import LoadCheckedAnnotations, LoadCheckedImage
+from .sparsify_labels import SparsifyLabels
 
 __all__ = [
     'HideLabels',
@@ -13,4 +14,5 @@ __all__ = [
     'RandomColorJitter',
     'RandomGaussianBlur',
     'RandomRescaleCrop',
+    'SparsifyLabels',
 ]

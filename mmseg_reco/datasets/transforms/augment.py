@@ -6,8 +6,6 @@ mmengine seeds in every worker.
 """
 # ruff: noqa: NPY002
 
-from collections.abc import Sequence
-
 import cv2
 import mmcv
 import numpy as np
@@ -15,19 +13,7 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 from mmseg.registry import TRANSFORMS
 
-
-def _check_range(name: str, value_range: Sequence[float], lowest: float) -> tuple[float, float]:
-    low, high = value_range
-    if not lowest <= low <= high:
-        raise ValueError(f'{name} must be (low, high) with {lowest:g} <= low <= high, '
-                         f'but is {tuple(value_range)}.')
-    return float(low), float(high)
-
-
-def _check_prob(prob: float) -> float:
-    if not 0 <= prob <= 1:
-        raise ValueError(f'prob must lie in [0, 1], but is {prob}.')
-    return prob
+from mmseg_reco.utils import check_probability, check_range
 
 
 def _store_image(results: dict, img: np.ndarray) -> None:
@@ -70,9 +56,8 @@ class RandomRescaleCrop(BaseTransform):
         if len(crop_size) != 2 or min(crop_size) < 1:
             raise ValueError(f'crop_size must be (height, width), both >= 1, but is {crop_size}.')
         self.crop_size = crop_size
-        self.ratio_range = _check_range('ratio_range', ratio_range, 0)
-        if self.ratio_range[0] == 0:
-            raise ValueError('ratio_range must lie above 0.')
+        check_range('ratio_range', ratio_range, positive=True)
+        self.ratio_range = tuple(ratio_range)
         self.ignore_index = ignore_index
 
     @cache_randomness
@@ -133,14 +118,14 @@ class RandomColorJitter(BaseTransform):
                  contrast: tuple[float, float] = (0.75, 1.25),
                  saturation: tuple[float, float] = (0.75, 1.25),
                  hue: tuple[float, float] = (-0.25, 0.25)) -> None:
-        self.prob = _check_prob(prob)
+        check_probability('prob', prob)
+        check_range('brightness', brightness)
+        check_range('contrast', contrast)
+        check_range('saturation', saturation)
+        check_range('hue', hue, -0.5, 0.5)
+        self.prob = prob
         self.ranges = dict(
-            brightness=_check_range('brightness', brightness, 0),
-            contrast=_check_range('contrast', contrast, 0),
-            saturation=_check_range('saturation', saturation, 0),
-            hue=_check_range('hue', hue, -0.5))
-        if self.ranges['hue'][1] > 0.5:
-            raise ValueError(f'hue must lie within [-0.5, 0.5], but is {hue}.')
+            brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
 
     @cache_randomness
     def _draw(self) -> list[tuple[str, float]]:
@@ -199,10 +184,10 @@ class RandomGaussianBlur(BaseTransform):
     """
 
     def __init__(self, prob: float = 0.5, sigma: tuple[float, float] = (0.15, 1.15)) -> None:
-        self.prob = _check_prob(prob)
-        self.sigma = _check_range('sigma', sigma, 0)
-        if self.sigma[0] == 0:
-            raise ValueError('sigma must lie above 0.')
+        check_probability('prob', prob)
+        check_range('sigma', sigma, positive=True)
+        self.prob = prob
+        self.sigma = sigma
 
     @cache_randomness
     def _draw(self) -> float | None:

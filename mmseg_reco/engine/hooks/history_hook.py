@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmseg_reco.datasets.files import whole_file
+from mmseg_reco.visualization import figure_to_rgb
 
 from .observing import harmless
 
@@ -133,9 +134,7 @@ class HistoryHook(Hook):
         self._drawn = self.records[-1]['iterations']
         with harmless(runner, f'{type(self).__name__} could not draw'):
             for name, figure in self.history(runner).draw().items():
-                figure.canvas.draw()
-                picture = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-                runner.visualizer.add_image(name, picture, step=self._drawn)
+                runner.visualizer.add_image(name, figure_to_rgb(figure), step=self._drawn)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Draw what there is."""

@@ -18,12 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmseg_reco.models import SemiBaseSegmentor
-from mmseg_reco.visualization import PseudoLabels, draw_panel
+from mmseg_reco.visualization import PANEL_WIDTH, PseudoLabels, bgr_to_rgb, draw_panel
 
 from .observing import harmless, undisturbed
 
 SOURCES = ('val', 'train')
-_WIDTH = 9.6  # of a panel in inches, at 100 dots an inch
 
 
 def choose_samples(dataset: Dataset, number: int) -> list[tuple[Tensor, SegDataSample]]:
@@ -58,7 +57,7 @@ def panel_row(model: nn.Module, image: Tensor, sample: SegDataSample, given: boo
         sample (SegDataSample): Its labels.
         given (bool): Whether these are labels that training sees, which override pseudo-labels.
     """
-    row = dict(image=image[[2, 1, 0]].permute(1, 2, 0).numpy())
+    row = dict(image=bgr_to_rgb(image))
     if given:
         row['given labels'] = label_map(sample.gt_sem_seg)
         if 'hidden_sem_seg' in sample:
@@ -79,7 +78,7 @@ def panel_row(model: nn.Module, image: Tensor, sample: SegDataSample, given: boo
     weak, _ = model.pseudo_label(inputs, unlabeled)
     confidence = weak.confidence[0].float().cpu().numpy()
     row['pseudo-labels'] = PseudoLabels(weak.labels[0].cpu().numpy(), confidence,
-                                        model.weak_threshold)
+                                        model.semi_train_cfg['weak_threshold'])
     row['confidence\n(black 0, white 1)'] = confidence
     for name in ('teacher', 'student'):
         network = getattr(model, name)
@@ -160,5 +159,5 @@ class PredictionPanelHook(Hook):
         columns = {title: [row[title] for row in rows] for title in shared}
         meta = loader.dataset.metainfo
         return draw_panel(
-            columns, meta['classes'], meta['palette'], column_width=_WIDTH / len(columns),
+            columns, meta['classes'], meta['palette'], column_width=PANEL_WIDTH / len(columns),
             row_labels=[osp.basename(sample.img_path) for _, sample in self._samples])

@@ -162,7 +162,8 @@ class PseudoLabelQualityHook(HistoryHook):
             return
         model = self._model(runner)
         loss = getattr(model, 'loss_unsup', None)
-        threshold = getattr(loss, 'strong_threshold', model.weak_threshold)
+        threshold = getattr(
+            loss, 'strong_threshold', model.semi_train_cfg['weak_threshold'])
         with undisturbed(model):
             counts = self._count(model, threshold)
         all_reduce(counts)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn as nn
+from mmengine.config import ConfigDict
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -87,9 +88,10 @@ class SamplingHook(Hook):
                 raise ValueError(f'SamplingHook: no part of the model has "{name}" to schedule')
 
     @staticmethod
-    def _targets(runner: Runner) -> Iterator[nn.Module]:
+    def _targets(runner: Runner) -> Iterator[nn.Module | ConfigDict]:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        yield model
+        if hasattr(model, 'semi_train_cfg'):
+            yield model.semi_train_cfg
         for module in model.modules():
             if isinstance(module, (ReCoLoss, PseudoLabelLoss)):
                 yield module

@@ -12,7 +12,7 @@ from mmseg.utils import SampleList
 from packaging.specifiers import SpecifierSet
 from torch import Tensor
 
-from ..losses.over_ranks import mean_count
+from ..utils import global_avg_factor
 from .feature_tap import FeatureTap
 
 _MMDET = '>=3.1,<4'
@@ -219,9 +219,9 @@ class RegionQueryHead:
             class_weight = cls_scores.new_tensor(self.class_weight)
             loss_cls = self.loss_cls(
                 cls_scores.flatten(0, 1), labels.flatten(), known.flatten(),
-                avg_factor=mean_count((class_weight[labels] * known).sum()))
+                avg_factor=global_avg_factor((class_weight[labels] * known).sum()))
 
-            num_masks = mean_count(matched.sum())
+            num_masks = global_avg_factor(matched.sum())
             logits = mask_preds[matched]
             if len(logits) == 0:
                 return loss_cls, logits.sum(), logits.sum()

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from .over_ranks import mean_count
+from mmseg_reco.utils import check_loss, check_probability
+
+from ..utils import global_avg_factor
 
 
 def confident_share(confidence: Tensor, valid: Tensor, threshold: float) -> Tensor:
@@ -62,18 +64,12 @@ class PseudoLabelLoss(nn.Module):
                  weight_by: str = 'image',
                  class_weight: Sequence[float] | None = None) -> None:
         super().__init__()
-        if not 0 <= strong_threshold <= 1:
-            raise ValueError('PseudoLabelLoss: strong_threshold is a probability in [0, 1], got '
-                             f'{strong_threshold!r}')
+        check_probability('PseudoLabelLoss: strong_threshold', strong_threshold)
         if average not in ('valid', 'positive'):
             raise ValueError(f"PseudoLabelLoss: average is 'valid' or 'positive', got {average!r}")
         if weight_by not in ('image', 'pixel'):
             raise ValueError("PseudoLabelLoss: weight_by is 'image' or 'pixel', got "
                              f'{weight_by!r}')
-        if not loss_weight >= 0:
-            raise ValueError(f'PseudoLabelLoss: loss_weight must be >= 0, got {loss_weight!r}')
-        if 'loss' not in loss_name:
-            raise ValueError(f'PseudoLabelLoss: loss_name must contain "loss", got {loss_name!r}')
         if class_weight is not None and not all(weight >= 0 for weight in class_weight):
             raise ValueError('PseudoLabelLoss: class_weight must be >= 0 for each class, got '
                              f'{class_weight!r}')
@@ -83,6 +79,7 @@ class PseudoLabelLoss(nn.Module):
         self.loss_weight = loss_weight
         self.ignore_index = ignore_index
         self.loss_name = loss_name
+        check_loss(self)
         weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float)
         self.register_buffer('class_weight', weight, persistent=False)
         self.diagnostics: dict[str, Tensor] = dict()
@@ -116,4 +113,4 @@ class PseudoLabelLoss(nn.Module):
         counted = valid if self.average == 'valid' else weighted > 0
         if self.class_weight is not None:
             counted = counted * self.class_weight[labels.where(valid, 0)]
-        return self.loss_weight * (weighted * counted).sum() / mean_count(counted.sum())
+        return self.loss_weight * (weighted * counted).sum() / global_avg_factor(counted.sum())

@@ -6,10 +6,11 @@ from mmseg.registry import MODELS, TASK_UTILS
 from mmseg.utils import ConfigType
 from torch import Tensor
 
+from mmseg_reco.utils import check_count, check_loss, check_positive
+
 from ..samplers import PixelIndex, build_pixel_index
-from .over_ranks import summed_over_ranks
+from ..utils import summed_over_ranks, unit_vectors
 from .sampled_contrast import sampled_contrast
-from .unit_vectors import unit_vectors
 
 # Elements of the class membership of some images: 64 MiB of float32.
 MEMBERSHIP_ELEMENTS = 2**24
@@ -118,19 +119,12 @@ class ReCoLoss(nn.Module):
     def check(self) -> None:
         """Refuse hyper-parameters out of their range (also after a schedule changed them)."""
         for name in ('num_queries', 'num_negatives'):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f'ReCoLoss: {name} must be an integer >= 1, got {value!r}')
-        if not self.temperature > 0:
-            raise ValueError(f'ReCoLoss: temperature must be > 0, got {self.temperature!r}')
+            check_count(f'ReCoLoss: {name}', getattr(self, name))
+        check_positive('ReCoLoss: temperature', self.temperature)
         if not 0 < self.strong_threshold <= 1:
             raise ValueError('ReCoLoss: strong_threshold is a probability in (0, 1], got '
                              f'{self.strong_threshold!r}')
-        if not self.loss_weight >= 0:
-            raise ValueError(f'ReCoLoss: loss_weight must be >= 0, got {self.loss_weight!r}')
-        if 'loss' not in self.loss_name:
-            raise ValueError('ReCoLoss: loss_name must contain "loss", or mmengine only logs it '
-                             f'and does not optimise it; got {self.loss_name!r}')
+        check_loss(self)
 
     def forward(self,
                 embeddings: Tensor,

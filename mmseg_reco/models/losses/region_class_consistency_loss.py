@@ -4,9 +4,11 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmseg_reco.utils import check_not_negative
+
 from ..regions.overlap import at_least_float32
 from ..regions.structures import RegionPrediction, RegionTarget
-from .over_ranks import mean_count
+from ..utils import global_avg_factor
 from .region_loss import RegionLoss, on_student_regions
 
 
@@ -23,8 +25,9 @@ def region_class_consistency(class_logits: Tensor, class_probs: Tensor, match: T
         no_object_weight (float): Weight of unmatched queries, whose target is "no object", >= 0.
 
     Returns:
-        Tensor: Weighted mean over the queries of all images, of all ranks (:func:`mean_count`), in
-        which the teacher has a region; 0, attached to the graph, where it has none at all.
+        Tensor: Weighted mean over the queries of all images, of all ranks
+        (:func:`global_avg_factor`), in which the teacher has a region; 0, attached to the graph,
+        where it has none at all.
     """
     log_probs = at_least_float32(class_logits).log_softmax(2)
     no_object = torch.zeros_like(log_probs)
@@ -35,7 +38,7 @@ def region_class_consistency(class_logits: Tensor, class_probs: Tensor, match: T
                                 no_object_weight * unmatched)[:, :, 0]
     weight = weight * exists.any(1, keepdim=True)
     divergence = F.kl_div(log_probs, target, reduction='none').sum(2)
-    return (weight * divergence).sum() / mean_count(weight.sum())
+    return (weight * divergence).sum() / global_avg_factor(weight.sum())
 
 
 @MODELS.register_module()
@@ -73,9 +76,7 @@ class RegionClassConsistencyLoss(RegionLoss):
                  loss_weight: float = 1.0,
                  loss_name: str = 'loss_rcc') -> None:
         super().__init__(loss_weight, loss_name)
-        if not no_object_weight >= 0:
-            raise ValueError('RegionClassConsistencyLoss: no_object_weight must be >= 0, got '
-                             f'{no_object_weight!r}')
+        check_not_negative('RegionClassConsistencyLoss: no_object_weight', no_object_weight)
         self.no_object_weight = no_object_weight
         self.soft = self.needs_class_probs = soft
 

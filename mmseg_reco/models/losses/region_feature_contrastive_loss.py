@@ -3,15 +3,12 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmseg_reco.utils import check_positive
+
 from ..regions.overlap import mask_average_pool
 from ..regions.structures import RegionPrediction, RegionTarget
-from .region_loss import (
-    RegionLoss,
-    check_temperature,
-    matched_contrast,
-    on_student_regions,
-)
-from .unit_vectors import unit_vectors
+from ..utils import unit_vectors
+from .region_loss import RegionLoss, matched_contrast, on_student_regions
 
 
 def region_feature_contrast(features: Tensor, teacher_features: Tensor, labels: Tensor,
@@ -98,7 +95,7 @@ class RegionFeatureContrastiveLoss(RegionLoss):
                  loss_weight: float = 1.0,
                  loss_name: str = 'loss_rfc') -> None:
         super().__init__(loss_weight, loss_name)
-        check_temperature(self, temperature)
+        check_positive(f'{type(self).__name__}: temperature', temperature)
         self.temperature = temperature
         self.same_class_negatives = same_class_negatives
         self.cross_image_negatives = cross_image_negatives

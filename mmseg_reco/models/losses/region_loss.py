@@ -7,8 +7,10 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from mmseg_reco.utils import check_loss
+
 from ..regions.structures import RegionPrediction, RegionTarget
-from .over_ranks import mean_count
+from ..utils import global_avg_factor
 
 
 class RegionLoss(nn.Module):
@@ -34,14 +36,9 @@ class RegionLoss(nn.Module):
 
     def __init__(self, loss_weight: float, loss_name: str) -> None:
         super().__init__()
-        if not loss_weight >= 0:
-            raise ValueError(f'{type(self).__name__}: loss_weight must be >= 0, got '
-                             f'{loss_weight!r}')
-        if 'loss' not in loss_name:
-            raise ValueError(f'{type(self).__name__}: loss_name must contain "loss", or mmengine '
-                             f'only logs it and does not optimise it; got {loss_name!r}')
         self.loss_weight = loss_weight
         self.loss_name = loss_name
+        check_loss(self)
         self.diagnostics: dict[str, Tensor] = dict()
 
     def forward(self, student: RegionPrediction, teacher: RegionTarget) -> Tensor:
@@ -63,12 +60,6 @@ class RegionLoss(nn.Module):
     def region_loss(self, student: RegionPrediction, teacher: RegionTarget) -> Tensor:
         """The loss before its weight, a scalar; sets ``diagnostics``."""
         raise NotImplementedError
-
-
-def check_temperature(loss: RegionLoss, temperature: float) -> None:
-    """Refuse a temperature that is not > 0."""
-    if not temperature > 0:
-        raise ValueError(f'{type(loss).__name__}: temperature must be > 0, got {temperature!r}')
 
 
 def on_student_regions(values: Tensor, match: Tensor, exists: Tensor, default: Tensor) -> Tensor:
@@ -118,11 +109,11 @@ def matched_contrast(similarity: Tensor, match: Tensor, exists: Tensor,
     Returns:
         tuple[Tensor, Tensor]: Loss, and similarity of the matched pairs (detached). Both are the
         mean over the regions of an image, then over the images that have a region: the loss over
-        those of all ranks (:func:`mean_count`), the similarity over those of this one; 0, attached
-        to the graph, where there is none.
+        those of all ranks (:func:`global_avg_factor`), the similarity over those of this one; 0,
+        attached to the graph, where there is none.
     """
     positive = similarity.gather(2, match.masked_fill(~exists, 0)[:, :, None])[:, :, 0]
     losses = (similarity / temperature).logsumexp(2) - positive / temperature
     images = exists.any(1).sum()
-    return (mean_of_regions(losses, exists).sum() / mean_count(images),
+    return (mean_of_regions(losses, exists).sum() / global_avg_factor(images),
             mean_of_regions(positive.detach(), exists).sum() / images.clamp_min(1))

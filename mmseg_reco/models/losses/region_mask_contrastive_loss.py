@@ -3,9 +3,11 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from mmseg_reco.utils import check_positive
+
 from ..regions.overlap import pairwise_dice
 from ..regions.structures import RegionPrediction, RegionTarget
-from .region_loss import RegionLoss, check_temperature, matched_contrast
+from .region_loss import RegionLoss, matched_contrast
 
 
 def region_mask_contrast(masks: Tensor, teacher_masks: Tensor, valid: Tensor, match: Tensor,
@@ -62,7 +64,7 @@ class RegionMaskContrastiveLoss(RegionLoss):
                  loss_weight: float = 1.0,
                  loss_name: str = 'loss_rmc') -> None:
         super().__init__(loss_weight, loss_name)
-        check_temperature(self, temperature)
+        check_positive(f'{type(self).__name__}: temperature', temperature)
         self.temperature = temperature
 
     def region_loss(self, student: RegionPrediction, teacher: RegionTarget) -> Tensor:

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .unit_vectors import EPS
+from ..utils.vectors import EPS
 
 # Elements of a tile of keys: 32 of each thread.
 TILE_ELEMENTS = 2**12

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .unit_vectors import EPS, unit_vectors
+from ..utils.vectors import EPS, unit_vectors
 
 # The CSR product used here has been stable since torch 2.1.
 warnings.filterwarnings('ignore', message='Sparse CSR tensor support is in beta state')
@@ -168,8 +168,8 @@ def contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor, pixels: Te
     Returns:
         tuple[Tensor, Tensor]: Shapes (C, Q) and (C, Q, D).
     """
-    height, width = embeddings.shape[2:]
-    vectors = embeddings.permute(0, 2, 3, 1)[places(queries, height, width)].to(prototypes.dtype)
+    places = unravel_pixels(queries, *embeddings.shape[2:])
+    vectors = embeddings.permute(0, 2, 3, 1)[places].to(prototypes.dtype)
     norm = torch.linalg.vector_norm(vectors, dim=2, keepdim=True)
     inverse = torch.where(norm > EPS, norm.reciprocal(), 0)
     unit = vectors.mul_(inverse)
@@ -186,7 +186,7 @@ def contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor, pixels: Te
     return torch.logaddexp(excess, excess.new_zeros(())), slope.mul_(inverse)
 
 
-def places(pixels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def unravel_pixels(pixels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Image, row and column of pixels that are counted over all three."""
     return pixels // (height * width), pixels // width % height, pixels % width
 
@@ -215,7 +215,7 @@ class _SampledContrast(torch.autograd.Function):
         # In the precision of the loss, since a pixel may be drawn often; in the given layout.
         total = torch.zeros_like(ctx.like, dtype=slopes.dtype, device=slopes.device)
         total.permute(0, 2, 3, 1).index_put_(
-            places(queries, *total.shape[2:]), grad[:, :, None] * slopes, accumulate=True)
+            unravel_pixels(queries, *total.shape[2:]), grad[:, :, None] * slopes, accumulate=True)
         return total.to(ctx.like.dtype), None, None, None, None, None
 
 

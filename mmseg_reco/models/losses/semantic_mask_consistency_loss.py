@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..regions.overlap import at_least_float32, soft_dice
 from ..regions.structures import RegionPrediction, RegionTarget
-from .over_ranks import mean_count
+from ..utils import global_avg_factor
 from .region_loss import RegionLoss
 
 
@@ -19,8 +19,8 @@ def semantic_mask_consistency(scores: Tensor, semantic: Tensor, valid: Tensor) -
         valid (Tensor): Pixels that take part. Shape (B, h, w), bool.
 
     Returns:
-        Tensor: Mean over the pairs, of all ranks (:func:`mean_count`), of an image and a class that
-        the teacher sees in it; 0, attached to the graph, where there is none.
+        Tensor: Mean over the pairs, of all ranks (:func:`global_avg_factor`), of an image and a
+        class that the teacher sees in it; 0, attached to the graph, where there is none.
     """
     classes = torch.arange(scores.size(1), device=semantic.device)
     target = (semantic[:, None] == classes[:, None, None]) & valid[:, None]
@@ -30,7 +30,7 @@ def semantic_mask_consistency(scores: Tensor, semantic: Tensor, valid: Tensor) -
     teacher_area = target.flatten(2).sum(2)
     present = teacher_area > 0
     losses = torch.where(present, 1 - soft_dice(overlap, area, teacher_area), 0)
-    return losses.sum() / mean_count(present.sum())
+    return losses.sum() / global_avg_factor(present.sum())
 
 
 @MODELS.register_module()

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from mmseg.registry import TASK_UTILS
 from torch import Generator, Tensor
 
-from .draws import between, check_prob, check_range, uniforms
+from mmseg_reco.utils import check_probability, check_range
+
+from .draws import between, uniforms
 from .pseudo_batch import PseudoBatch
 
 
@@ -134,10 +136,10 @@ class BatchColorJitter:
         saturation: tuple[float, float] = (0.75, 1.25),
         hue: tuple[float, float] = (-0.25, 0.25),
     ) -> None:
-        check_prob(prob)
-        check_range('brightness', brightness, 0, math.inf)
-        check_range('contrast', contrast, 0, math.inf)
-        check_range('saturation', saturation, 0, math.inf)
+        check_probability('prob', prob)
+        check_range('brightness', brightness)
+        check_range('contrast', contrast)
+        check_range('saturation', saturation)
         check_range('hue', hue, -0.5, 0.5)
         self.prob = prob
         self.ranges = (brightness, contrast, saturation, hue)
@@ -163,7 +165,7 @@ class BatchGrayscale:
     """
 
     def __init__(self, prob: float = 0.2) -> None:
-        check_prob(prob)
+        check_probability('prob', prob)
         self.prob = prob
 
     def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
@@ -191,10 +193,8 @@ class BatchGaussianBlur:
     """
 
     def __init__(self, prob: float = 0.5, sigma: tuple[float, float] = (0.15, 1.15)) -> None:
-        check_prob(prob)
-        check_range('sigma', sigma, 0, math.inf)
-        if sigma[0] == 0:
-            raise ValueError(f'sigma must be positive, got {sigma}')
+        check_probability('prob', prob)
+        check_range('sigma', sigma, positive=True)
         self.prob = prob
         self.sigma = sigma
         self.radius = int(3 * sigma[1] + 0.5)

@@ -19,23 +19,3 @@ def uniforms(images: int, numbers: int, generator: Generator | None) -> list[lis
 def between(draw: float, bounds: tuple[float, float]) -> float:
     """Stretch a draw from [0, 1) over an interval."""
     return bounds[0] + (bounds[1] - bounds[0]) * draw
-
-
-def check_range(name: str, bounds: tuple[float, float], low: float, high: float) -> None:
-    """Refuse an interval that is not ordered or leaves [low, high].
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    if not low <= bounds[0] <= bounds[1] <= high:
-        raise ValueError(f'{name} must be (a, b) with {low} <= a <= b <= {high}, got {bounds}')
-
-
-def check_prob(prob: float) -> None:
-    """Refuse a probability outside [0, 1].
-
-    Raises:
-        ValueError: naming the value.
-    """
-    if not 0 <= prob <= 1:
-        raise ValueError(f'prob must be in [0, 1], got {prob}')

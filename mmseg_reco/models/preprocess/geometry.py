@@ -5,7 +5,9 @@ import torch
 from mmseg.registry import TASK_UTILS
 from torch import Generator, Tensor
 
-from .draws import between, check_prob, check_range, uniforms
+from mmseg_reco.utils import check_probability, check_range
+
+from .draws import between, uniforms
 from .pseudo_batch import PseudoBatch, pairs
 
 
@@ -119,9 +121,7 @@ class BatchRescaleCrop:
         crop_size: tuple[int, int] | None = None,
         ratio_range: tuple[float, float] = (0.5, 1.5),
     ) -> None:
-        check_range('ratio_range', ratio_range, 0, float('inf'))
-        if ratio_range[0] == 0:
-            raise ValueError(f'ratio_range must be positive, got {ratio_range}')
+        check_range('ratio_range', ratio_range, positive=True)
         self.crop_size = crop_size
         self.ratio_range = tuple(ratio_range)
 
@@ -151,7 +151,7 @@ class BatchFlip:
     """
 
     def __init__(self, prob: float = 0.5) -> None:
-        check_prob(prob)
+        check_probability('prob', prob)
         self.prob = prob
 
     def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:

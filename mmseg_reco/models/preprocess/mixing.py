@@ -7,7 +7,9 @@ import torch
 from mmseg.registry import TASK_UTILS
 from torch import Generator, Tensor
 
-from .draws import between, check_prob, check_range, uniforms
+from mmseg_reco.utils import check_probability, check_range
+
+from .draws import between, uniforms
 from .pseudo_batch import IGNORE_INDEX, PseudoBatch, pairs
 
 Box = tuple[slice, slice]
@@ -156,10 +158,8 @@ class RandomCutMix:
     """
 
     def __init__(self, prob: float = 0.5, area: tuple[float, float] = (0.02, 0.4)) -> None:
-        check_prob(prob)
-        check_range('area', area, 0, 1)
-        if area[0] == 0:
-            raise ValueError(f'area must be positive, got {area}')
+        check_probability('prob', prob)
+        check_range('area', area, high=1, positive=True)
         self.prob = prob
         self.area = tuple(area)
 

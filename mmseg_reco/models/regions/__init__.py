@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0.
-from .extraction import resize_maps, take_nearest
 from .matching import HungarianMatcher
 from .overlap import mask_average_pool, pairwise_dice
 from .structures import RegionPrediction, RegionTarget
@@ -7,5 +6,5 @@ from .target import region_target
 
 __all__ = [
     'HungarianMatcher', 'RegionPrediction', 'RegionTarget', 'mask_average_pool', 'pairwise_dice',
-    'region_target', 'resize_maps', 'take_nearest'
+    'region_target'
 ]

@@ -1,22 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
 """The teacher's regions, in the geometry of the student's view."""
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-
-def take_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Nearest-neighbour resize of maps (..., H, W) of any dtype to (..., h, w).
-
-    The same pixels as ``F.interpolate(mode='nearest')``, without its way through float, which is
-    exact up to 2^24 only.
-    """
-    for dim, length in zip((-2, -1), size, strict=True):
-        source = maps.size(dim)
-        if source != length:
-            index = torch.arange(length, device=maps.device) * source // length
-            maps = maps.index_select(dim, index)
-    return maps
 
 
 def look_up(maps: Tensor, origin: Tensor, size: tuple[int, int]) -> Tensor:
@@ -58,7 +43,7 @@ def semantic_regions(semantic: Tensor, valid: Tensor,
 
 
 def query_regions(masks: Tensor, class_probs: Tensor,
-                  threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+                  threshold: float) -> tuple[Tensor, Tensor]:
     """One region for each of the teacher's confident queries (reconstruction of RC²L).
 
     A query counts if its top class is not "no object" and has a probability above the threshold;
@@ -70,12 +55,12 @@ def query_regions(masks: Tensor, class_probs: Tensor,
         threshold (float): In [0, 1].
 
     Returns:
-        tuple[Tensor, Tensor, Tensor]: Masks (B, N, h, w), 0 or 1 and all 0 for a query that does
-        not count, float32; labels (B, N), int64; and class_probs again.
+        tuple[Tensor, Tensor]: Masks (B, N, h, w), 0 or 1 and all 0 for a query that does not
+        count, float32; and labels (B, N), int64.
     """
     top, labels = class_probs.max(-1)
     counts = (top > threshold) & (labels < class_probs.size(-1) - 1)
-    return ((masks > 0.5) & counts[..., None, None]).float(), labels, class_probs
+    return ((masks > 0.5) & counts[..., None, None]).float(), labels
 
 
 def mix_regions(masks: Tensor, labels: Tensor, class_probs: Tensor, origin: Tensor,
@@ -122,10 +107,3 @@ def keep_largest(masks: Tensor, labels: Tensor, class_probs: Tensor | None,
     if class_probs is not None:
         class_probs = class_probs.take_along_dim(kept[..., None], 1)
     return masks, labels, class_probs
-
-
-def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of maps (B, C, h, w), left alone where the size is right."""
-    if maps.shape[-2:] == tuple(size):
-        return maps
-    return F.interpolate(maps, size, mode='bilinear')

@@ -4,14 +4,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .extraction import (
-    keep_largest,
-    look_up,
-    mix_regions,
-    query_regions,
-    semantic_regions,
-    take_nearest,
-)
+from ..utils import take_nearest
+from .extraction import keep_largest, look_up, mix_regions, query_regions, semantic_regions
 from .structures import RegionPrediction, RegionTarget
 
 
@@ -44,9 +38,9 @@ def region_target(student: RegionPrediction, teacher: RegionPrediction, semantic
     size = (student.masks.size(-2), student.masks.size(-1))
     semantic, valid, origin = (take_nearest(maps, size) for maps in (semantic, valid, origin))
     if source == 'query':
-        masks, labels, class_probs = mix_regions(
-            *query_regions(teacher.masks, teacher.class_logits.float().softmax(-1), threshold),
-            origin, weak_size)
+        class_probs = teacher.class_logits.float().softmax(-1)
+        masks, labels = query_regions(teacher.masks, class_probs, threshold)
+        masks, labels, class_probs = mix_regions(masks, labels, class_probs, origin, weak_size)
         masks = masks * valid[:, None]
     else:
         masks, labels = semantic_regions(semantic, valid, student.semantic.size(1))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmseg.utils import SampleList
 from torch import Tensor
 
-from ..regions import resize_maps, take_nearest
+from ..utils import resize_maps, take_nearest
 
 
 class DenseOutput(NamedTuple):

@@ -5,7 +5,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..losses.over_ranks import summed_over_ranks
+from ..utils import summed_over_ranks
 
 _EPS = 1e-6
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..heads import FeatureTap, class_logits, default_tap
 from ..losses import RegionLoss
-from ..losses.over_ranks import mean_count
-from ..regions import RegionPrediction, resize_maps
+from ..regions import RegionPrediction
+from ..utils import global_avg_factor, resize_maps
 from .dense import (
     DenseOutput,
     check_names,
@@ -45,7 +45,7 @@ def cross_entropy_of_labels(pred: Tensor,
             avg_factor = class_weight[label.where(avg_factor, 0)] * avg_factor
         # Under autocast the weights may be bfloat16, in which a sum stops growing early.
         exact = torch.promote_types(avg_factor.dtype, torch.float32)
-        avg_factor = mean_count(avg_factor.sum(dtype=exact))
+        avg_factor = global_avg_factor(avg_factor.sum(dtype=exact))
     return cross_entropy(pred, label, weight, class_weight, reduction, avg_factor, ignore_index)
 
 

@@ -6,6 +6,8 @@ from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList
 from torch import Tensor
 
+from mmseg_reco.utils import check_not_negative, check_probability
+
 from ..preprocess import PseudoBatch
 from .dense import DenseOutput, check_names, stack_labels
 from .semi_base import SemiBaseSegmentor
@@ -64,29 +66,30 @@ class MeanTeacherReCo(SemiBaseSegmentor):
             **kwargs)
         self.loss_unsup = MODELS.build(loss_unsup)
         check_names([*self.losses, self.loss_unsup])
-        self.self_label_threshold = self.probability('self_label_threshold')
-        self.feature_dropout = self.probability('feature_dropout')
-        self.feature_weight: float = self.semi_train_cfg['feature_weight']
-        if not self.feature_weight >= 0:
-            raise ValueError('semi_train_cfg.feature_weight must be >= 0, got '
-                             f'{self.feature_weight!r}')
+
+    def _check_settings(self, head: str, has_queries: bool) -> None:
+        super()._check_settings(head, has_queries)
+        for name in ('self_label_threshold', 'feature_dropout'):
+            if self.semi_train_cfg[name] is not None:
+                check_probability(f'semi_train_cfg.{name}', self.semi_train_cfg[name])
+        check_not_negative('semi_train_cfg.feature_weight', self.semi_train_cfg['feature_weight'])
 
     def step(self, inputs: dict[str, Tensor],
              data_samples: dict[str, SampleList]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One training step; see :meth:`SemiBaseSegmentor.step`."""
         weak, teacher = self.pseudo_label(inputs['unsup'], data_samples['unsup'])
         strong = self.strong_views(weak)
-        perturbed = None if self.feature_dropout is None else weak.images
-        student = self.forward_student(inputs['sup'], strong.images, perturbed,
-                                       self.feature_dropout or 0.)
+        drop_prob = self.semi_train_cfg['feature_dropout']
+        perturbed = None if drop_prob is None else weak.images
+        student = self.forward_student(inputs['sup'], strong.images, perturbed, drop_prob or 0.)
         student, perturbed = student.split(len(inputs['sup']) + len(strong.images))
         labeled, unlabeled = student.split(len(inputs['sup']))
 
         supervised = self.given_losses(student, data_samples, strong)
         unsupervised, name = dict(), self.loss_unsup.loss_name
-        if self.feature_dropout is not None:
+        if drop_prob is not None:
             unsupervised[f'{name}_features'] = (
-                self.feature_weight * self.pseudo_label_loss(perturbed, weak))
+                self.semi_train_cfg['feature_weight'] * self.pseudo_label_loss(perturbed, weak))
         unsupervised[name] = self.pseudo_label_loss(unlabeled, strong)  # last: diagnostics are its
         labels = self.complete(stack_labels(data_samples['sup']), labeled)
         unsupervised.update(self.representation_losses(student, labels, teacher, weak, strong))
@@ -100,9 +103,10 @@ class MeanTeacherReCo(SemiBaseSegmentor):
     @torch.no_grad()
     def complete(self, labels: Tensor, labeled: DenseOutput) -> Tensor:
         """Fill gaps of partial labels with the student's own confident predictions (Case II)."""
-        if self.self_label_threshold is None:
+        threshold = self.semi_train_cfg['self_label_threshold']
+        if threshold is None:
             return labels
         logits = self.resize(self.student.class_logits(labeled), labels)
         confidence, own = logits.float().softmax(1).max(1)
-        own.masked_fill_(confidence < self.self_label_threshold, self.ignore_index)
+        own.masked_fill_(confidence < threshold, self.ignore_index)
         return torch.where(labels != self.ignore_index, labels, own)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.structures import PixelData
 from mmseg.models.segmentors.base import BaseSegmentor
@@ -20,6 +21,8 @@ from mmseg.utils import (
     add_prefix,
 )
 from torch import Tensor
+
+from mmseg_reco.utils import check_count, check_not_negative, check_probability
 
 from ..losses import RegionLoss
 from ..preprocess import IGNORE_INDEX, PseudoBatch
@@ -116,7 +119,6 @@ class SemiBaseSegmentor(BaseSegmentor):
                  semi_test_cfg: OptConfigType = None,
                  data_preprocessor: OptConfigType = None,
                  init_cfg: OptMultiConfig = None) -> None:
-        segmentor = copy.deepcopy(segmentor)
         kind = segmentor['type']
         if kind not in ('EncoderDecoder', 'CascadeEncoderDecoder'):
             raise ValueError(
@@ -137,66 +139,56 @@ class SemiBaseSegmentor(BaseSegmentor):
         if has_queries and projector is not None:
             raise ValueError(f'{head} has no place for a projector: losses on representations read '
                              'the map of its pixel decoder. Remove model.projector.')
-        if head == 'PIDHead' and (semi_train_cfg or {}).get('supervise_both_halves'):
-            raise ValueError('PIDHead learns edges, which nobody draws in mixed images: remove '
-                             'model.semi_train_cfg.supervise_both_halves')
-        if has_queries:
-            segmentor['type'] = 'QueryEncoderDecoder'
-        else:
-            segmentor.update(type=f'Embedding{kind}', tap=tap,
-                             projector=(projector or {}) if losses else None)
-        self.student = MODELS.build(copy.deepcopy(segmentor))
-        self.teacher = MODELS.build(copy.deepcopy(segmentor))
-        self.teacher.requires_grad_(False)
-        self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
-        check_names(self.losses)
-        self.region_losses = [loss for loss in self.losses if isinstance(loss, RegionLoss)]
-        self.pixel_losses = [loss for loss in self.losses if not isinstance(loss, RegionLoss)]
+        # Settings are read from here alone, so that hooks and tools can change them.
+        self.semi_train_cfg = ConfigDict({**self.train_defaults, **(semi_train_cfg or {})})
+        self.semi_test_cfg = {'predict_on': 'teacher', **(semi_test_cfg or {})}
+        self._check_settings(head, has_queries)
 
+        if has_queries:
+            segmentor = {**segmentor, 'type': 'QueryEncoderDecoder'}
+        else:
+            segmentor = {**segmentor, 'type': f'Embedding{kind}', 'tap': tap,
+                         'projector': (projector or {}) if losses else None}
+        self._build_networks(segmentor, head)
+        self._build_losses(losses, head, has_queries)
         self.rescale_crop = TASK_UTILS.build(rescale_crop) if rescale_crop else None
         self.mix = TASK_UTILS.build(mix) if mix else None
         self.strong_augments = [TASK_UTILS.build(augment) for augment in strong_augments]
         self.matcher = TASK_UTILS.build(matcher)
-
-        unknown = set(semi_train_cfg or {}) - set(self.train_defaults)
-        if unknown:
-            raise ValueError(f'semi_train_cfg of {type(self).__name__} has no {sorted(unknown)}; '
-                             f'it knows {sorted(self.train_defaults)}')
-        self.semi_train_cfg = {**self.train_defaults, **(semi_train_cfg or {})}
-        self.weak_threshold: float = self.probability('weak_threshold')
-        self.supervise_both_halves: bool = self.semi_train_cfg['supervise_both_halves']
-        self.needs_origin = bool(self.region_losses) or self.supervise_both_halves
-        self.region_source = self.semi_train_cfg['region_source']
-        sources = ('semantic', 'query') if has_queries else ('semantic', )
-        if self.region_source not in sources:
-            raise ValueError(f'semi_train_cfg.region_source is one of {sources} with {head}, got '
-                             f'{self.region_source!r}')
-        views = self.semi_train_cfg['strong_views']
-        if not (isinstance(views, int) and views >= 1):
-            raise ValueError(f'semi_train_cfg.strong_views must be an integer >= 1, got {views!r}')
-        if views > 1 and self.region_losses and self.region_source == 'query':
-            raise ValueError("semi_train_cfg.strong_views > 1 goes with region_source='semantic': "
-                             "the teacher's queries are those of one view")
-        for loss in self.region_losses:
-            if loss.needs_queries and not has_queries:
-                raise ValueError(f'{type(loss).__name__} compares classes of queries, and {head} '
-                                 'has none: remove it from model.losses')
-            if loss.needs_class_probs and self.region_source != 'query':
-                raise ValueError(f'{type(loss).__name__}, as configured, needs the class '
-                                 "distribution of the teacher's queries: set "
-                                 "semi_train_cfg.region_source='query'")
-        for name in ('burn_in', 'ramp_up', 'min_region_area'):
-            if not self.semi_train_cfg[name] >= 0:
-                raise ValueError(f'semi_train_cfg.{name} must be >= 0, got '
-                                 f'{self.semi_train_cfg[name]!r}')
-        self.semi_test_cfg = {'predict_on': 'teacher', **(semi_test_cfg or {})}
-        if self.semi_test_cfg['predict_on'] not in ('teacher', 'student'):
-            raise ValueError("semi_test_cfg.predict_on is 'teacher' or 'student', got "
-                             f"{self.semi_test_cfg['predict_on']!r}")
-        self.num_classes = self.student.num_classes
         frequencies = self.semi_train_cfg['class_frequencies']
         self.align = None if frequencies is None else DistributionAlignment(
             self.num_classes, frequencies)
+        self.diagnostics: dict[str, Tensor] = dict()
+
+    def _check_settings(self, head: str, has_queries: bool) -> None:
+        """Refuse settings that the method does not know, or that do not go with the head."""
+        settings = self.semi_train_cfg
+        unknown = set(settings) - set(self.train_defaults)
+        if unknown:
+            raise ValueError(f'semi_train_cfg of {type(self).__name__} has no {sorted(unknown)}; '
+                             f'it knows {sorted(self.train_defaults)}')
+        check_probability('semi_train_cfg.weak_threshold', settings['weak_threshold'])
+        check_count('semi_train_cfg.strong_views', settings['strong_views'])
+        for name in ('burn_in', 'ramp_up', 'min_region_area'):
+            check_not_negative(f'semi_train_cfg.{name}', settings[name])
+        sources = ('semantic', 'query') if has_queries else ('semantic', )
+        if settings['region_source'] not in sources:
+            raise ValueError(f'semi_train_cfg.region_source is one of {sources} with {head}, got '
+                             f'{settings["region_source"]!r}')
+        if head == 'PIDHead' and settings['supervise_both_halves']:
+            raise ValueError('PIDHead learns edges, which nobody draws in mixed images: remove '
+                             'model.semi_train_cfg.supervise_both_halves')
+        if self.semi_test_cfg['predict_on'] not in ('teacher', 'student'):
+            raise ValueError("semi_test_cfg.predict_on is 'teacher' or 'student', got "
+                             f"{self.semi_test_cfg['predict_on']!r}")
+
+    def _build_networks(self, segmentor: ConfigType, head: str) -> None:
+        """Build student and teacher, and refuse labels that a byte cannot hold."""
+        self.student = MODELS.build(copy.deepcopy(segmentor))
+        self.teacher = MODELS.build(copy.deepcopy(segmentor))
+        self.teacher.requires_grad_(False)
+        self.num_classes = self.student.num_classes
+        self.align_corners = self.student.align_corners
         self.ignore_index = self.student.heads[-1].ignore_index
         if self.ignore_index != IGNORE_INDEX or self.num_classes > IGNORE_INDEX:
             raise ValueError(
@@ -204,15 +196,25 @@ class SemiBaseSegmentor(BaseSegmentor):
                 f'{head} has {self.num_classes} classes and ignore_index={self.ignore_index}: give '
                 f'every head and loss ignore_index={IGNORE_INDEX}, and the masks at most '
                 f'{IGNORE_INDEX} classes')
-        self.align_corners = self.student.align_corners
-        self.diagnostics: dict[str, Tensor] = dict()
 
-    def probability(self, name: str) -> float | None:
-        """A setting of ``semi_train_cfg`` that must lie in [0, 1]."""
-        value = self.semi_train_cfg[name]
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f'semi_train_cfg.{name} is a probability in [0, 1], got {value!r}')
-        return value
+    def _build_losses(self, losses: Sequence[ConfigType], head: str, has_queries: bool) -> None:
+        """Build the losses on representations, and refuse those that lack what they compare."""
+        self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
+        check_names(self.losses)
+        self.region_losses = [loss for loss in self.losses if isinstance(loss, RegionLoss)]
+        self.pixel_losses = [loss for loss in self.losses if not isinstance(loss, RegionLoss)]
+        from_queries = self.semi_train_cfg['region_source'] == 'query'
+        if self.region_losses and from_queries and self.semi_train_cfg['strong_views'] > 1:
+            raise ValueError("semi_train_cfg.strong_views > 1 goes with region_source='semantic': "
+                             "the teacher's queries are those of one view")
+        for loss in self.region_losses:
+            if loss.needs_queries and not has_queries:
+                raise ValueError(f'{type(loss).__name__} compares classes of queries, and {head} '
+                                 'has none: remove it from model.losses')
+            if loss.needs_class_probs and not from_queries:
+                raise ValueError(f'{type(loss).__name__}, as configured, needs the class '
+                                 "distribution of the teacher's queries: set "
+                                 "semi_train_cfg.region_source='query'")
 
     def train(self, mode: bool = True) -> 'SemiBaseSegmentor':
         """Switch mode; the teacher stays in eval mode unless the config says otherwise."""
@@ -290,7 +292,7 @@ class SemiBaseSegmentor(BaseSegmentor):
             dict[str, Tensor]: Loss components.
         """
         samples = data_samples['sup']
-        if self.supervise_both_halves:
+        if self.semi_train_cfg['supervise_both_halves']:
             given = stack_labels(data_samples['unsup'])
             samples = [*samples, *self.given_samples(strong, given)]
         return self.supervised_losses(student.split(len(samples))[0], samples)
@@ -353,8 +355,8 @@ class SemiBaseSegmentor(BaseSegmentor):
         """
         probs, teacher = self.teacher_probs(images, data_samples, embed=bool(self.region_losses))
         confidence, labels = probs.max(1)
-        self.diagnostics = pseudo_label_accuracy(labels, confidence, data_samples,
-                                                 self.ignore_index)
+        self.diagnostics = pseudo_label_diagnostics(labels, confidence, data_samples,
+                                                    self.ignore_index)
         given = stack_labels(data_samples)
         labels = torch.where(given != self.ignore_index, given, labels)
         confidence = torch.where(given != self.ignore_index, 1., confidence)
@@ -365,7 +367,9 @@ class SemiBaseSegmentor(BaseSegmentor):
             certainty[height:] = 0
             certainty[:, width:] = 0
         batch = PseudoBatch(images, labels, confidence)
-        return batch.track_origin() if self.needs_origin else batch, teacher
+        if self.region_losses or self.semi_train_cfg['supervise_both_halves']:
+            batch = batch.track_origin()
+        return batch, teacher
 
     @torch.no_grad()
     def strong_view(self, batch: PseudoBatch) -> PseudoBatch:
@@ -453,7 +457,8 @@ class SemiBaseSegmentor(BaseSegmentor):
 
     def trusted(self, batch: PseudoBatch) -> Tensor:
         """Pseudo-labels (B, H, W), ignored where the teacher is less sure than the threshold."""
-        return batch.labels.masked_fill(batch.confidence < self.weak_threshold, self.ignore_index)
+        unsure = batch.confidence < self.semi_train_cfg['weak_threshold']
+        return batch.labels.masked_fill(unsure, self.ignore_index)
 
     def match_regions(self, student: DenseOutput, teacher: DenseOutput, weak: PseudoBatch,
                       strong: PseudoBatch) -> tuple[RegionPrediction, RegionTarget]:
@@ -469,10 +474,11 @@ class SemiBaseSegmentor(BaseSegmentor):
             tuple[RegionPrediction, RegionTarget]: At the resolution of the student's masks.
         """
         prediction, labels = self.student.regions(student), self.trusted(strong)
+        settings = self.semi_train_cfg
         target = region_target(prediction, self.teacher.regions(teacher), labels,
                                labels != self.ignore_index, strong.origin,
-                               tuple(weak.labels.shape[-2:]), self.region_source,
-                               self.weak_threshold, self.semi_train_cfg['min_region_area'],
+                               tuple(weak.labels.shape[-2:]), settings['region_source'],
+                               settings['weak_threshold'], settings['min_region_area'],
                                self.matcher)
         return prediction, target
 
@@ -517,9 +523,9 @@ class SemiBaseSegmentor(BaseSegmentor):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def pseudo_label_accuracy(labels: Tensor, confidence: Tensor, data_samples: SampleList,
-                          ignore_index: int) -> dict[str, Tensor]:
-    """Compare the teacher's labels with hidden truth, where a batch has it.
+def pseudo_label_diagnostics(labels: Tensor, confidence: Tensor, data_samples: SampleList,
+                             ignore_index: int) -> dict[str, Tensor]:
+    """How sure the teacher is, and how often it is right, where a batch has hidden truth.
 
     Args:
         labels (Tensor): Teacher's labels. Shape (B, H, W), int64.

@@ -270,7 +270,7 @@ def test_records_hold_the_sums_over_ranks(monkeypatch, tmp_path):
     monkeypatch.setattr('mmseg_reco.engine.hooks.pseudo_label_quality_hook.all_reduce',
                         lambda counts: counts.mul_(3))
     image, model = torch.zeros(3, 4, 6), Model()
-    model.weak_threshold = 0.5
+    model.semi_train_cfg['weak_threshold'] = 0.5
     hook = PseudoLabelQualityHook(interval=1, num_images=1, dataset=[
         dict(inputs=image, data_samples=make_sample(image[0].long(), (4, 6)))])
     dataset = SimpleNamespace(metainfo=dict(classes=('a', 'b', 'c')))

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn as nn
+from mmengine.config import ConfigDict
 from mmengine.hooks import LoggerHook
 from mmengine.logging import MessageHub
 
@@ -18,7 +19,7 @@ class Model(nn.Module):
         super().__init__()
         self.losses = nn.ModuleList([ReCoLoss()])
         self.loss_unsup = PseudoLabelLoss()
-        self.weak_threshold = 0.7
+        self.semi_train_cfg = ConfigDict(weak_threshold=0.7)
 
 
 class Visualizer:
@@ -56,7 +57,7 @@ def test_schedule_reaches_the_losses(runner):
         hook.before_train_iter(runner, step)
         assert isinstance(reco.num_queries, int)
         assert (reco.num_queries, reco.temperature, reco.strong_threshold,
-                model.weak_threshold) == pytest.approx(expected)
+                model.semi_train_cfg['weak_threshold']) == pytest.approx(expected)
         assert model.loss_unsup.strong_threshold == reco.strong_threshold
 
 
@@ -146,6 +147,6 @@ def test_values_out_of_range_and_schedules_without_a_taker_are_refused(runner):
     hook.before_train(runner)
     with pytest.raises(ValueError, match='temperature must be > 0'):
         hook.before_train_iter(runner, 0)
-    del runner.model.weak_threshold
+    del runner.model.semi_train_cfg
     with pytest.raises(ValueError, match='weak_threshold'):
         SamplingHook(dict(weak_threshold=[(0, 0.7)])).before_train(runner)

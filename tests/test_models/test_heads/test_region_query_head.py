@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from tiny_segmentor import NUM_CLASSES, SIZE, make_labels, make_sample, query_segmentor_config
 
 from mmseg_reco.models import QueryOutput, semantic_scores
-from mmseg_reco.models.losses import over_ranks
+from mmseg_reco.models.utils import dist_utils
 
 STOCK = ['MaskFormerHead', 'Mask2FormerHead']
 each_head = pytest.mark.parametrize('stock', STOCK)
@@ -212,7 +212,7 @@ def test_averages_run_over_all_processes(stock, monkeypatch):
         exchanged.append(x.item())
         x.mul_(3)
 
-    monkeypatch.setattr(over_ranks, 'all_reduce', twice_as_many_elsewhere)
+    monkeypatch.setattr(dist_utils, 'all_reduce', twice_as_many_elsewhere)
     torch.manual_seed(3)
     losses = head.loss_by_regions(output, samples)
     for name, loss in losses.items():

@@ -11,8 +11,9 @@ from mmseg.registry import MODELS
 from oracles import rc2l_oracle as oracle
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmseg_reco.models.losses import RegionLoss, over_ranks
+from mmseg_reco.models.losses import RegionLoss
 from mmseg_reco.models.regions import RegionPrediction, RegionTarget
+from mmseg_reco.models.utils import dist_utils
 
 TYPES = ('RegionMaskContrastiveLoss', 'RegionFeatureContrastiveLoss', 'RegionClassConsistencyLoss',
          'SemanticMaskConsistencyLoss')
@@ -438,8 +439,8 @@ def test_two_processes_average_as_one(name, monkeypatch):
         sums.append(values.clone())
         values += others[len(sums) - 1].to(values.dtype)
 
-    monkeypatch.setattr(over_ranks, 'all_reduce', all_reduce)
-    monkeypatch.setattr(over_ranks, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(dist_utils, 'all_reduce', all_reduce)
+    monkeypatch.setattr(dist_utils, 'get_world_size', lambda: 2)
     for _ in range(2):
         sums.clear()
         values = [build(name)(*rank) for rank in ranks]

@@ -17,11 +17,8 @@ import pytest
 import torch
 
 from mmseg_reco.models.losses import sampled_contrast
-from mmseg_reco.models.losses.sampled_contrast import (
-    blocked_attention,
-    gathered_attention,
-    unit_vectors,
-)
+from mmseg_reco.models.losses.sampled_contrast import blocked_attention, gathered_attention
+from mmseg_reco.models.utils import unit_vectors
 
 KERNEL_FILE = sampled_contrast.__file__.replace('sampled_contrast', 'sampled_attention_kernel')
 

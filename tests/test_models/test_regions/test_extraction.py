@@ -17,34 +17,12 @@ from mmseg_reco.models.regions.extraction import (
     look_up,
     mix_regions,
     query_regions,
-    resize_maps,
     semantic_regions,
-    take_nearest,
 )
 
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.mark.parametrize('size', [(5, 7), (10, 14), (3, 20), (23, 9)])
-def test_take_nearest_is_the_pixel_at_the_floor(size):
-    maps = torch.randint(0, 2**40, (2, 10, 14), generator=seeded())
-    out = take_nearest(maps, size)
-    assert out.dtype == torch.int64
-    for y in range(size[0]):
-        for x in range(size[1]):
-            assert torch.equal(out[:, y, x], maps[:, y * 10 // size[0], x * 14 // size[1]])
-    small = maps % 2**20
-    expected = F.interpolate(small[:, None].double(), size, mode='nearest')[:, 0].long()
-    assert torch.equal(take_nearest(small, size), expected)
-
-
-def test_resize_maps_leaves_the_right_size_alone():
-    maps = torch.rand(1, 2, 4, 6, generator=seeded())
-    assert resize_maps(maps, (4, 6)) is maps
-    torch.testing.assert_close(resize_maps(maps, (8, 9)),
-                               F.interpolate(maps, (8, 9), mode='bilinear'))
 
 
 @pytest.mark.parametrize('resolution', [(12, 16), (6, 8), (3, 4), (5, 7)])
@@ -81,8 +59,8 @@ def test_query_regions_need_a_class_a_probability_and_a_mask():
                                  [0.05, 0.9, 0.05]]])
     masks = torch.tensor([0.6, 0.9, 0.9, 0.4]).view(1, 4, 1, 1).repeat(1, 1, 2, 3)
     masks[0, 3, 0, 0] = 0.7
-    out, labels, probs = query_regions(masks, class_probs, 0.7)
-    assert labels.tolist() == [[0, 2, 0, 1]] and probs is class_probs
+    out, labels = query_regions(masks, class_probs, 0.7)
+    assert labels.tolist() == [[0, 2, 0, 1]]
     assert out[0, 0].all()  # confident, and above one half everywhere
     assert not out[0, 1].any()  # no object
     assert not out[0, 2].any()  # below the threshold

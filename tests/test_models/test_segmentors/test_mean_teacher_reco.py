@@ -171,7 +171,7 @@ def test_confidence_at_a_threshold_is_enough():
     unlabeled = torch.full((1, 2, 2), 255)
     even = DenseOutput((), [torch.zeros(1, NUM_CLASSES, 2, 2)], None)  # 0.25 for each class
     assert (model.complete(unlabeled, even) != 255).all()
-    model.self_label_threshold = 0.26
+    model.semi_train_cfg['self_label_threshold'] = 0.26
     assert torch.equal(model.complete(unlabeled, even), unlabeled)
 
 
@@ -372,6 +372,7 @@ def test_defaults_are_the_papers():
     reco = model.losses[0]
     assert (reco.num_queries, reco.num_negatives, reco.temperature) == (256, 512, 0.5)
     assert reco.strong_threshold == model.loss_unsup.strong_threshold == 0.97
-    assert model.weak_threshold == 0.7 and reco.loss_weight == model.loss_unsup.loss_weight == 1
+    assert model.semi_train_cfg['weak_threshold'] == 0.7
+    assert reco.loss_weight == model.loss_unsup.loss_weight == 1
     assert type(model.mix).__name__ == 'ClassMix' and len(model.strong_augments) == 3
     assert MeanTeacherReCo.train_defaults['self_label_threshold'] is None

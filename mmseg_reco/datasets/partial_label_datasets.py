@@ -7,7 +7,7 @@ from mmengine.dataset import ConcatDataset
 from mmseg.datasets import CityscapesDataset, PascalVOCDataset
 from mmseg.registry import DATASETS
 
-from .building import build_datasets, nothing_found_explained
+from .building import build_datasets, explain_dataset_errors
 from .camvid import CamVidDataset
 from .pipelines import checked_pipeline, sparsify_pipeline
 from .sunrgbd import SUNRGBDDataset
@@ -40,7 +40,7 @@ class PartialLabelDataset(ConcatDataset):
         def sparse(config: dict) -> dict:
             return {**config, 'pipeline': sparsify_pipeline(checked_pipeline(config), level, seed)}
 
-        with nothing_found_explained():
+        with explain_dataset_errors():
             super().__init__([build_datasets(dataset, sparse)], lazy_init=lazy_init)
 
 

@@ -16,14 +16,15 @@ def summed_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
-def mean_count(count: Tensor) -> Tensor:
+def global_avg_factor(avg_factor: Tensor) -> Tensor:
     """What to divide a rank's sum by, so that DDP's mean over ranks is the mean over all pixels.
 
     Args:
-        count (Tensor): Pixels that this rank's sum runs over, or the sum of their weights. Scalar.
+        avg_factor (Tensor): Pixels that this rank's sum runs over, or the sum of their weights.
+            Scalar.
 
     Returns:
-        Tensor: The mean count of all ranks; positive, also where no rank has a pixel.
+        Tensor: Its mean over all ranks; positive, also where no rank has a pixel.
     """
-    total = summed_over_ranks(count)
+    total = summed_over_ranks(avg_factor)
     return torch.where(total > 0, total, 1) / get_world_size()

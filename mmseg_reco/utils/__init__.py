@@ -1,0 +1,14 @@
+# Licensed under the Apache License, Version 2.0.
+from .arguments import (
+    check_count,
+    check_loss,
+    check_not_negative,
+    check_positive,
+    check_probability,
+    check_range,
+)
+
+__all__ = [
+    'check_count', 'check_loss', 'check_not_negative', 'check_positive', 'check_probability',
+    'check_range'
+]
