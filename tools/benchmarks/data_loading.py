@@ -98,21 +98,21 @@ def main() -> None:
     model = model if device == 'cuda' else revert_sync_batchnorm(model)
     optimizer = build_optim_wrapper(model, config.optim_wrapper)
     ready = next(batches[args.workers[0]])
+    model.train_step(ready, optimizer)  # warms up
     batches = {'ready': None, **batches}
     waits, steps, work = defaultdict(list), defaultdict(list), defaultdict(list)
-    for turn in bar(range(args.turns)):
+    for _ in bar(range(args.turns)):
         for name, iterator in batches.items():
-            for step in range(args.steps):
+            for _ in range(args.steps):
                 start = time.perf_counter()
                 batch = ready if iterator is None else next(iterator)
                 middle, cpu = time.perf_counter(), time.process_time()
                 model.train_step(batch, optimizer)
                 if device == 'cuda':
                     torch.cuda.synchronize()
-                if turn or step:  # the first warms up
-                    work[name].append(time.process_time() - cpu)
-                    waits[name].append(middle - start)
-                    steps[name].append(time.perf_counter() - start)
+                work[name].append(time.process_time() - cpu)
+                waits[name].append(middle - start)
+                steps[name].append(time.perf_counter() - start)
     print(f'\n{device}, {torch.get_num_threads()} thread(s): ms, median [quartiles]')
     print(f'{"batch from":16}{"whole step":>30}{"of it waiting":>30}{"CPU of train_step":>30}')
     for name in batches:

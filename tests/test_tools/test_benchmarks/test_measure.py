@@ -1,19 +1,15 @@
 # Licensed under the Apache License, Version 2.0.
-import importlib
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[3] / 'tools' / 'benchmarks'
 CPU = torch.device('cpu')
 
 
 @pytest.fixture
-def measure(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module('measure')
+def measure(load_benchmark):
+    return load_benchmark('measure')
 
 
 def make_bytes(num):
