@@ -10,14 +10,13 @@ With more than one thread, PIL works on as many images at once, and PyTorch on p
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import bar
+from measure import Seconds, bar, spread, timed
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
@@ -142,12 +141,6 @@ def tensor_way() -> Callable[[PseudoBatch], PseudoBatch]:
     return augment
 
 
-def spread(values: list[float] | np.ndarray) -> str:
-    """Median and quartiles."""
-    low, median, high = np.percentile(values, [25, 50, 75])
-    return f'{median:8.1f} [{low:.1f}, {high:.1f}]'
-
-
 def make_batch(num: int, side: int, device: torch.device) -> PseudoBatch:
     """Smooth random images with blocks of 21 classes."""
     images = F.interpolate(torch.randn(num, 3, side // 8, side // 8), (side, side), mode='bicubic')
@@ -177,29 +170,19 @@ def main() -> None:
     pool = ThreadPool(args.threads)
     augment = tensor_way()
     ways = {'per image, PIL': lambda: pil_way(batch, rngs, pool), 'tensors': lambda: augment(batch)}
-
-    def synchronize() -> None:
-        if device.type == 'cuda':
-            torch.cuda.synchronize()
-
-    wall = {name: [] for name in ways}
-    cpu = {name: [] for name in ways}
-    for repeat in bar(range(args.repeats + 2)):
+    seconds: dict[str, list[Seconds]] = {name: [] for name in ways}
+    for _ in bar(range(args.repeats + 2)):
         for name, way in ways.items():
-            synchronize()
-            start, cpu_start = time.perf_counter(), time.process_time()
-            way()
-            synchronize()
-            if repeat >= 2:  # the first two warm up
-                wall[name].append(1e3 * (time.perf_counter() - start))
-                cpu[name].append(1e3 * (time.process_time() - cpu_start))
+            seconds[name].append(timed(way, device))
 
     shape = f'{args.batch_size} x 3 x {args.crop} x {args.crop}'
     print(f'batch {shape}, {device}, {args.threads} thread(s); median [quartiles]')
-    for measure, times in (('wall ms', wall), ('CPU ms', cpu)):
-        slow, fast = (np.array(times[name]) for name in ways)
+    # the first two rounds warm up
+    times = {name: 1e3 * np.array(rows[2:]).T for name, rows in seconds.items()}
+    for column, measure in enumerate(('wall ms', 'CPU ms')):
+        slow, fast = (times[name][column] for name in ways)
         for name in ways:
-            print(f'{measure:10}{name:16}{spread(times[name]):>26}')
+            print(f'{measure:10}{name:16}{spread(times[name][column]):>26}')
         print(f'{measure:10}{"ratio":16}{spread(slow / fast):>26}')
 
 

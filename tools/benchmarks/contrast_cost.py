@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from measure import bar, elapsed, machine, peak_memory
+from measure import bar, elapsed, machine, peak_memory, spread
 from torch import Tensor
 
 from mmseg_reco.models.heads import semantic_scores
@@ -200,8 +200,8 @@ def table(memory: Memory, seconds: Seconds) -> str:
             if side not in memory[name]:
                 cells += ['–', '–']
                 continue
-            low, median, high = 1e3 * np.percentile(seconds[name][side], [25, 50, 75])
-            cells += [f'{median:.1f} [{low:.1f}, {high:.1f}]', f'{memory[name][side] / 2**20:.1f}']
+            cells += [spread(1e3 * np.array(seconds[name][side])),
+                      f'{memory[name][side] / 2**20:.1f}']
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 

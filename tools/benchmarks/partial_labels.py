@@ -18,7 +18,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from measure import bar
+from measure import bar, spread
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
@@ -34,12 +34,6 @@ from mmseg_reco.datasets.partial_labels import (  # noqa: E402
 )
 
 Masks = dict[str, np.ndarray]
-
-
-def spread(values: list[float]) -> str:
-    """Median and quartiles."""
-    low, median, high = np.percentile(values, [25, 50, 75])
-    return f'{median:8.3f} [{low:.3f}, {high:.3f}]'
 
 
 def draws_of(relative: str) -> np.random.Generator:
@@ -111,7 +105,8 @@ def main() -> None:
     for levels in [*([level] for level in args.levels), args.levels]:
         loop, ours = compare(masks, levels, args.rounds)
         ratios = [a / b for a, b in zip(loop, ours, strict=True)]
-        print(f'{" ".join(levels):16}{spread(loop):>26}{spread(ours):>26}{spread(ratios):>24}')
+        print(f'{" ".join(levels):16}{spread(loop, 3):>26}{spread(ours, 3):>26}'
+              f'{spread(ratios):>24}')
     reads = 1e-6 * sum(
         mask.size * (np.unique(mask).size + len(args.levels)) for mask in masks.values()
     )
@@ -133,7 +128,7 @@ def main() -> None:
     first = next(iter(seconds.values()))
     for name, values in seconds.items():
         ratios = [a / b for a, b in zip(first, values, strict=True)]
-        print(f'{name:28}{spread(values):>26}   {spread(ratios)} times as fast')
+        print(f'{name:28}{spread(values, 3):>26}   {spread(ratios, 2)} times as fast')
 
 
 if __name__ == '__main__':
