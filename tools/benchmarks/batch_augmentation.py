@@ -20,6 +20,7 @@ from measure import Seconds, bar, spread, timed
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
+from mmseg_reco.engine.launch import positive_int
 from mmseg_reco.models.preprocess import (
     BatchColorJitter,
     BatchFlip,
@@ -153,10 +154,10 @@ def make_batch(num: int, side: int, device: torch.device) -> PseudoBatch:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--batch-size', type=int, default=10)
-    parser.add_argument('--crop', type=int, default=321)
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--repeats', type=int, default=20)
+    parser.add_argument('--batch-size', type=positive_int, default=10)
+    parser.add_argument('--crop', type=positive_int, default=321)
+    parser.add_argument('--threads', type=positive_int, default=2)
+    parser.add_argument('--rounds', type=positive_int, default=20)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -171,7 +172,7 @@ def main() -> None:
     augment = tensor_way()
     ways = {'per image, PIL': lambda: pil_way(batch, rngs, pool), 'tensors': lambda: augment(batch)}
     seconds: dict[str, list[Seconds]] = {name: [] for name in ways}
-    for _ in bar(range(args.repeats + 2)):
+    for _ in bar(range(args.rounds + 2)):
         for name, way in ways.items():
             seconds[name].append(timed(way, device))
 

@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from measure import bar, elapsed, machine, peak_memory, spread
 from torch import Tensor
 
+from mmseg_reco.engine.launch import positive_int
 from mmseg_reco.models.heads import semantic_scores
 from mmseg_reco.models.losses import (
     ReCoLoss,
@@ -268,12 +269,12 @@ def draw(memory: Memory, seconds: Seconds, note: str) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--sides', nargs='+', type=int,
+    parser.add_argument('--sides', nargs='+', type=positive_int,
                         default=[16, 24, 32, 48, 64, 96, 128, 192], help='of the square maps')
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--rounds', type=positive_int, default=5)
     parser.add_argument('--limit', type=float, default=2, help='GiB that dense contrast may take')
-    parser.add_argument('--fit-from', type=int, default=48, help='least side of the fit')
-    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--fit-from', type=positive_int, default=48, help='least side of the fit')
+    parser.add_argument('--threads', type=positive_int, default=1)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--out', type=Path, help='picture to write')
     args = parser.parse_args()

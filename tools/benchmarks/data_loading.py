@@ -25,6 +25,7 @@ from mmengine.runner import Runner
 from mmseg.registry import DATASETS, MODELS
 
 import mmseg_reco  # noqa: F401  registers everything
+from mmseg_reco.engine.launch import positive_int
 
 
 def time_transforms(dataset, samples: int) -> dict[str, list[float]]:
@@ -56,10 +57,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
-    parser.add_argument('--samples', type=int, default=200, help='for the table of transforms')
+    parser.add_argument('--samples', type=positive_int, default=200,
+                        help='for the table of transforms')
     parser.add_argument('--workers', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=5, help='per turn')
-    parser.add_argument('--turns', type=int, default=4)
+    parser.add_argument('--steps', type=positive_int, default=5, help='in a round')
+    parser.add_argument('--rounds', type=positive_int, default=4)
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()
     cv2.setNumThreads(0)
@@ -96,7 +98,7 @@ def main() -> None:
     model.train_step(ready, optimizer)  # warms up
     batches = {'ready': None, **batches}
     seconds = defaultdict(list)
-    for _ in bar(range(args.turns)):
+    for _ in bar(range(args.rounds)):
         for name, iterator in batches.items():
             for _ in range(args.steps):
                 start = time.perf_counter()

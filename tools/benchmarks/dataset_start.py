@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 import mmseg_reco  # noqa: F401  registers everything
 from mmseg_reco.datasets import MultiSourceSampler
 from mmseg_reco.engine.hooks import CheckDataHook
+from mmseg_reco.engine.launch import positive_int
 
 CLASSES = 'field', 'road', 'house'
 PIPELINE = [
@@ -133,15 +134,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='example:\n  OMP_NUM_THREADS=1 python tools/benchmarks/dataset_start.py '
                '--names 100000 300000')
-    parser.add_argument('--names', nargs='+', type=int, default=[100_000, 300_000],
+    parser.add_argument('--names', nargs='+', type=positive_int, default=[100_000, 300_000],
                         help=f'numbers of images, each above {LABELED} (default: 100000 300000)')
-    parser.add_argument('--repeats', type=int, default=3, help='the median is shown (default: 3)')
+    parser.add_argument('--rounds', type=positive_int, default=3,
+                        help='the median is shown (default: 3)')
     args = parser.parse_args()
-    if min(args.names) <= LABELED or args.repeats < 1:
-        parser.error(f'--names takes numbers above {LABELED}, --repeats one from 1')
+    if min(args.names) <= LABELED:
+        parser.error(f'--names takes numbers above {LABELED}')
     init_default_scope('mmseg')
     print(machine(CPU))
-    print(f'median of {args.repeats}: wall seconds [least, most], processor seconds, '
+    print(f'median of {args.rounds}: wall seconds [least, most], processor seconds, '
           'MB kept, MB at most')
     for names in args.names:
         with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +151,7 @@ def main() -> None:
             draw(root, names)
             val = stock(root, data_prefix=dict(img_path='val', seg_map_path='masks'))
             for label, config in configs(root).items():
-                runs = [in_a_process(start, config, val) for _ in range(args.repeats)]
+                runs = [in_a_process(start, config, val) for _ in range(args.rounds)]
                 for part in runs[0]:
                     values = {key: [run[part][key] for run in runs] for key in runs[0][part]}
                     low, wall, high = np.percentile(values.pop('wall'), [0, 50, 100])

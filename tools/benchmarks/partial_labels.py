@@ -32,6 +32,7 @@ from mmseg_reco.datasets.partial_labels import (  # noqa: E402
     parse_level,
     sparsify_levels,
 )
+from mmseg_reco.engine.launch import positive_int  # noqa: E402
 
 Masks = dict[str, np.ndarray]
 
@@ -93,8 +94,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('mask_dir', help='folder of index masks')
     parser.add_argument('--levels', nargs='+', default=['p0', 'p1', 'p5', 'p25'])
-    parser.add_argument('--workers', nargs='+', type=int, default=[1, 2])
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--workers', nargs='+', type=positive_int, default=[1, 2])
+    parser.add_argument('--rounds', type=positive_int, default=5)
     args = parser.parse_args()
     cv2.setNumThreads(1)
     masks = {relative: np.array(Image.open(Path(args.mask_dir) / relative))

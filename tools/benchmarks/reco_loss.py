@@ -24,6 +24,7 @@ import torch.nn.functional as F  # noqa: E402
 from measure import Seconds, bar, clock, elapsed, held, machine, spread, timed  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from mmseg_reco.engine.launch import positive_int  # noqa: E402
 from mmseg_reco.models.losses import ReCoLoss  # noqa: E402
 
 TEMPERATURE, STRONG_THRESHOLD = 0.5, 0.97
@@ -125,15 +126,15 @@ def flops(device: torch.device, dtype: torch.dtype) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--images', type=int, default=20)
-    parser.add_argument('--channels', type=int, default=256)
-    parser.add_argument('--side', type=int, default=81)
-    parser.add_argument('--classes', type=int, default=21)
-    parser.add_argument('--queries', type=int, default=256)
-    parser.add_argument('--negatives', type=int, default=512)
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--repeats', type=int, default=7, help='of the loop')
-    parser.add_argument('--ours', type=int, default=5, help='of ours to each of the loop')
+    parser.add_argument('--images', type=positive_int, default=20)
+    parser.add_argument('--channels', type=positive_int, default=256)
+    parser.add_argument('--side', type=positive_int, default=81)
+    parser.add_argument('--classes', type=positive_int, default=21)
+    parser.add_argument('--queries', type=positive_int, default=256)
+    parser.add_argument('--negatives', type=positive_int, default=512)
+    parser.add_argument('--threads', type=positive_int, default=2)
+    parser.add_argument('--rounds', type=positive_int, default=7, help='steps of the loop')
+    parser.add_argument('--ours', type=positive_int, default=5, help='steps of ours in a round')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
@@ -164,7 +165,7 @@ def main() -> None:
     our_step()  # warms up
     loop, ours, loop_memory = [], [], []
     our_memory = held(our_step, device).peak
-    for _ in bar(range(args.repeats)):
+    for _ in bar(range(args.rounds)):
         loop_memory.append(held(lambda: loop.append(timed(loop_step, device)), device).peak)
         ours.append([timed(our_step, device) for _ in range(args.ours)])
     loop, ours = np.array(loop), np.array(ours)

@@ -18,6 +18,7 @@ import reco_loss  # before torch: it sets how threads wait
 import torch
 from measure import clock, held, machine, timed
 
+from mmseg_reco.engine.launch import positive_int
 from mmseg_reco.models.losses import ReCoLoss
 
 # A step that takes more seconds than this is not repeated.
@@ -52,7 +53,7 @@ class Result(NamedTuple):
     gathered: float
 
 
-def measure(name: str, setting: Setting, repeats: int, device: torch.device) -> Result:
+def measure(name: str, setting: Setting, rounds: int, device: torch.device) -> Result:
     embeddings, labels, probs = reco_loss.make_batch(
         setting.images, setting.channels, setting.side, setting.classes, device, torch.float32
     )
@@ -64,7 +65,7 @@ def measure(name: str, setting: Setting, repeats: int, device: torch.device) -> 
 
     times = []
     memory = held(lambda: times.append(timed(step, device)), device).peak / 1e6
-    while len(times) <= repeats and times[0].wall < PATIENCE:
+    while len(times) <= rounds and times[0].wall < PATIENCE:
         times.append(timed(step, device))
     wall, cpu = np.min(times, axis=0)
     assert int(loss.diagnostics['classes_present']) == setting.classes
@@ -112,8 +113,8 @@ def plot(results: dict[str, list[Result]], device: torch.device, title: str, out
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--threads', type=positive_int, default=2)
+    parser.add_argument('--rounds', type=positive_int, default=3)
     parser.add_argument('--out', default='reco_scale.png')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     args = parser.parse_args()
@@ -126,7 +127,7 @@ def main() -> None:
         print(f'{name:>20}   wall s    CPU s   extra MB   all keys, MB', flush=True)
         results[name] = []
         for setting in settings:
-            row = measure(name, setting, args.repeats, device)
+            row = measure(name, setting, args.rounds, device)
             results[name].append(row)
             print(
                 f'{row.size:20}{row.wall:9.3f}{row.cpu:9.3f}{row.memory:11.0f}{row.gathered:15.0f}',

@@ -29,7 +29,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 import mmseg_reco  # noqa: F401  registers everything
-from mmseg_reco.engine.launch import batch_norm_for_cpu, enable_amp
+from mmseg_reco.engine.launch import batch_norm_for_cpu, enable_amp, positive_int
 
 CAMVID = 'configs/reco/deeplabv3plus_m-v2_camvid_'
 CONFIGS = [f'{CAMVID}{name}.py' for name in ('supervised-20', 'semi-20_classmix', 'semi-20')]
@@ -86,8 +86,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='*', default=CONFIGS, help='the first is the yardstick')
-    parser.add_argument('--rounds', type=int, default=9, help='steps of each config')
-    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--rounds', type=positive_int, default=9, help='steps of each config')
+    parser.add_argument('--threads', type=positive_int, default=1)
     parser.add_argument('--amp', choices=('float16', 'bfloat16'))
     parser.add_argument('--channels-last', action='store_true')
     args = parser.parse_args()

@@ -22,14 +22,14 @@ def numbers(line):
 
 def test_batch_augmentation(run_benchmark):
     printed = run_benchmark('batch_augmentation', '--batch-size', 2, '--crop', 33, '--threads', 1,
-                            '--repeats', 2)
+                            '--rounds', 2)
     lines = printed.splitlines()[1:]
     assert len(lines) == 6 and all(min(numbers(line)) > 0 for line in lines)
 
 
 def test_data_loading(run_benchmark, tiny_config):
     printed = run_benchmark('data_loading', tiny_config, '--samples', 2, '--workers', 0,
-                            '--steps', 1, '--turns', 1)
+                            '--steps', 1, '--rounds', 1)
     transforms, alone, steps = printed.strip().split('\n\n')
     names = [line.split()[0] for line in transforms.splitlines()[1:]]
     assert names == ['LoadImageFromFile', 'LoadAnnotations', 'PackSegInputs', 'sum']

@@ -12,7 +12,7 @@ from mmseg_reco.datasets import checks, files
 
 @pytest.mark.skipif(sys.platform != 'linux', reason="reads Linux' account of memory")
 def test_benchmark_prints_every_step(run_benchmark):
-    printed = run_benchmark('dataset_start', '--names', 150, '--repeats', 1)
+    printed = run_benchmark('dataset_start', '--names', 150, '--rounds', 1)
     rows = re.findall(r'^ +150 (\w+, \w+) +(\w+) +\d', printed, re.MULTILINE)
     assert rows == [
         ('stock, list', 'dataset'), ('stock, folder', 'dataset'),

@@ -26,7 +26,7 @@ def test_loop_has_the_exact_mean(load_benchmark):
 def test_benchmark_of_the_loss(run_benchmark):
     printed = run_benchmark(
         'reco_loss', '--images', 2, '--channels', 8, '--side', 8, '--classes', 3, '--queries', 8,
-        '--negatives', 8, '--threads', 1, '--repeats', 2, '--ours', 2)
+        '--negatives', 8, '--threads', 1, '--rounds', 2, '--ours', 2)
     assert float(re.search(r'ratio, wall +([\d.]+)', printed)[1]) > 0
     loop, ours = re.search(r'mean loss: loop ([\d.]+), ours ([\d.]+)', printed).groups()
     assert float(loop) == pytest.approx(float(ours), abs=0.3)
@@ -36,7 +36,7 @@ def test_benchmark_of_the_scale(load_benchmark, run_benchmark, tmp_path):
     module = load_benchmark('reco_scale')
     small = module.Setting(side=8, classes=2, queries=4, negatives=4, images=2, channels=8)
     printed = run_benchmark(
-        'reco_scale', '--threads', 1, '--repeats', 1, '--out', tmp_path / 'plot.png',
+        'reco_scale', '--threads', 1, '--rounds', 1, '--out', tmp_path / 'plot.png',
         SWEEPS={name: [small, small._replace(side=9, classes=3, queries=5)]
                 for name in module.SWEEPS})
     rows = [line.split() for line in printed.splitlines()]
