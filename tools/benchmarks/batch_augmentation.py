@@ -16,7 +16,7 @@ from multiprocessing.pool import ThreadPool
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import Seconds, bar, spread, timed
+from measure import Seconds, bar, machine, spread, timed
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
@@ -127,12 +127,12 @@ def pil_way(batch: PseudoBatch, rngs: list[np.random.Generator], pool: ThreadPoo
     return batch
 
 
-def tensor_way() -> Callable[[PseudoBatch], PseudoBatch]:
+def tensor_way(device: torch.device) -> Callable[[PseudoBatch], PseudoBatch]:
     rescale, mix, flip = BatchRescaleCrop(), ClassMix(), BatchFlip()
     color, blur = BatchColorJitter(), BatchGaussianBlur()
+    mean, std = MEAN.to(device), STD.to(device)
 
     def augment(batch: PseudoBatch) -> PseudoBatch:
-        mean, std = MEAN.to(batch.images), STD.to(batch.images)
         batch = mix(rescale(batch._replace(labels=batch.labels.byte())))
         batch = batch._replace(images=torch.addcmul(mean, batch.images, std).clamp_(0, 1))
         batch = flip(blur(color(batch)))
@@ -169,7 +169,7 @@ def main() -> None:
     batch = make_batch(args.batch_size, args.crop, device)
     rngs = [np.random.default_rng(i) for i in range(args.batch_size)]
     pool = ThreadPool(args.threads)
-    augment = tensor_way()
+    augment = tensor_way(device)
     ways = {'per image, PIL': lambda: pil_way(batch, rngs, pool), 'tensors': lambda: augment(batch)}
     seconds: dict[str, list[Seconds]] = {name: [] for name in ways}
     for _ in bar(range(args.rounds + 2)):
@@ -177,7 +177,7 @@ def main() -> None:
             seconds[name].append(timed(way, device))
 
     shape = f'{args.batch_size} x 3 x {args.crop} x {args.crop}'
-    print(f'batch {shape}, {device}, {args.threads} thread(s); median [quartiles]')
+    print(f'batch {shape}, {machine(device)}; median [quartiles]')
     # the first two rounds warm up
     times = {name: 1e3 * np.array(rows[2:]).T for name, rows in seconds.items()}
     for column, measure in enumerate(('wall ms', 'CPU ms')):

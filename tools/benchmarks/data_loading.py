@@ -94,6 +94,7 @@ def main() -> None:
     model = MODELS.build(config.model).to(device).train()
     model = model if device.type == 'cuda' else revert_sync_batchnorm(model)
     optimizer = build_optim_wrapper(model, config.optim_wrapper)
+    torch.backends.cudnn.benchmark = config.get('env_cfg', {}).get('cudnn_benchmark', False)
     ready = next(batches[args.workers[0]])
     model.train_step(ready, optimizer)  # warms up
     batches = {'ready': None, **batches}

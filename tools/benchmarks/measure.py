@@ -135,6 +135,7 @@ def peak_memory(step: Callable[[], object], device: torch.device) -> int:
     the process (:func:`held`) is not. Neither figure has the workspaces of math libraries.
     """
     if device.type == 'cuda':
+        step()  # libraries keep the workspaces that they take at first
         return held(step, device).peak
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         step()

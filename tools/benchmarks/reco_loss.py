@@ -108,8 +108,8 @@ def make_batch(
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes read and written a second by a copy of 256 MiB, best of 20."""
-    source = torch.randn(2**26, device=device)
+    """Bytes read and written a second by a copy of 256 MiB, of 2 GiB on CUDA; best of 20."""
+    source = torch.randn(2**29 if device.type == 'cuda' else 2**26, device=device)
     target = torch.empty_like(source)
     best = min(elapsed(lambda: target.copy_(source), device) for _ in range(20))
     return 2 * source.numel() * source.element_size() / best
@@ -117,7 +117,7 @@ def bandwidth(device: torch.device) -> float:
 
 def flops(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a product of square matrices, best of 20."""
-    side = 2048
+    side = 8192 if device.type == 'cuda' else 2048
     square = torch.randn(side, side, device=device, dtype=dtype)
     best = min(elapsed(lambda: square @ square, device) for _ in range(20))
     return 2 * side**3 / best
@@ -163,6 +163,8 @@ def main() -> None:
         values['ours'].append(value.detach())
 
     our_step()  # warms up
+    if device.type == 'cuda':
+        loop_step()
     loop, ours, loop_memory = [], [], []
     our_memory = held(our_step, device).peak
     for _ in bar(range(args.rounds)):

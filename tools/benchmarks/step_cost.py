@@ -73,7 +73,8 @@ def make_step(cfg: Config, device: torch.device, channels_last: bool) -> Callabl
     for loss in cfg.model.get('losses', []):
         if loss.type == 'ReCoLoss':
             loss.strong_threshold = 1.
-    batch_norm_for_cpu(cfg)
+    if device.type == 'cpu':
+        batch_norm_for_cpu(cfg)
     model = MODELS.build(cfg.model).to(device).train()
     if channels_last:
         model.to(memory_format=torch.channels_last)
@@ -105,9 +106,12 @@ def main() -> None:
             enable_amp(cfg)
             if device.type == 'cuda':
                 cfg.optim_wrapper.dtype = args.amp
+        torch.backends.cudnn.benchmark = cfg.get('env_cfg', {}).get('cudnn_benchmark', False)
         steps[Path(path).stem] = make_step(cfg, device, args.channels_last)
     print(f'{machine(device)}, {args.amp or "float32"}'
           f'{", channels last" if args.channels_last else ""}')
+    for step in steps.values():  # momentum is allocated, and algorithms are chosen
+        step()
     memory = {name: peak_memory(step, device) for name, step in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _, name in bar(list(product(range(args.rounds), steps))):
