@@ -97,7 +97,8 @@ def elapsed(step: Callable[[], object], device: torch.device) -> float:
 def held(step: Callable[[], object], device: torch.device) -> Held:
     """Memory of tensors on CUDA, of the whole process on the CPU (Linux).
 
-    The latter moves by some 100 MB from run to run, but slows nothing down and counts everything.
+    The latter moves by some 100 MB from run to run, but needs no record of every allocation, which
+    of a long loop fills gigabytes.
     """
     if device.type == 'cuda':
         gc.collect()
