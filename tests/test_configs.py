@@ -27,13 +27,6 @@ STOCK = 'mix_into_stock_cityscapes'  # tested in test_five_lines.py
 RECO = sorted(path.stem for path in (CONFIGS / 'reco').glob('*.py') if path.stem != STOCK)
 DEMO = sorted(path.stem for path in (CONFIGS / 'demo').glob('*.py'))
 
-NAME = re.compile(
-    r'(?P<net>deeplabv3plus|deeplabv2)_(?P<backbone>r101|m-v2)'
-    r'_(?P<data>voc|cityscapes|sunrgbd|camvid)_'
-    r'((?P<mode>supervised|semi)-(?P<labels>\d+)|'
-    r'(?P<partial>(?P<supervised_partial>supervised-)?partial)(-(?P<level>p1|p5|p25))?)'
-    r'(_(?P<extra>reco|classmix|cutmix|cutout))?')
-
 # Dataset class, its partial-label class, images in a batch, crop and scales: the paper's settings
 # and, for CamVid, which is not in the paper, the project's.
 DATA = dict(
@@ -63,24 +56,38 @@ def load(name: str, folder: str = 'reco') -> Config:
     return copy.deepcopy(_load(name, folder))
 
 
-class Facts:
-    """What the name of a config says."""
+class Name:
+    """What the name of a config says: the groups of a pattern, and what follows from them."""
+
+    pattern: re.Pattern
 
     def __init__(self, name: str) -> None:
-        match = NAME.fullmatch(name)
+        match = self.pattern.fullmatch(name)
         assert match, f'{name} is not named <net>_<backbone>_<dataset>_<variant>'
         self.__dict__.update(match.groupdict())
-        self.partial = bool(self.partial)
-        self.semi = self.mode == 'semi' or (self.partial and not self.supervised_partial)
         self.slim = self.backbone == 'm-v2'
-        self.reco = self.extra == 'reco' or (self.semi and self.extra is None)
         self.dataset = self.data + ('_half' if self.slim else '')
 
+    @classmethod
+    def find(cls, names: list[str], **wanted) -> list[str]:
+        """Those of the names whose facts have the given values."""
+        return [name for name in names
+                if all(getattr(cls(name), key) == value for key, value in wanted.items())]
 
-def named(**wanted) -> list[str]:
-    """Names of the configs whose facts have the given values."""
-    return [name for name in RECO
-            if all(getattr(Facts(name), key) == value for key, value in wanted.items())]
+
+class Facts(Name):
+    pattern = re.compile(
+        r'(?P<net>deeplabv3plus|deeplabv2)_(?P<backbone>r101|m-v2)'
+        r'_(?P<data>voc|cityscapes|sunrgbd|camvid)_'
+        r'((?P<mode>supervised|semi)-(?P<labels>\d+)|'
+        r'(?P<partial>(?P<supervised_partial>supervised-)?partial)(-(?P<level>p1|p5|p25))?)'
+        r'(_(?P<extra>reco|classmix|cutmix|cutout))?')
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.partial = bool(self.partial)
+        self.semi = self.mode == 'semi' or (self.partial and not self.supervised_partial)
+        self.reco = self.extra == 'reco' or (self.semi and self.extra is None)
 
 
 def segmentor(cfg: Config) -> dict:
@@ -237,7 +244,8 @@ def test_metafile_lists_the_reco_configs() -> None:
         assert Path(model['Config']).stem == model['Name']
         assert Path(model['Config']).is_file()
         assert model['In Collection'] == collection['Name']
-    assert sorted(model['Name'] for model in metafile['Models']) == named(semi=True, extra=None)
+    assert sorted(model['Name'] for model in metafile['Models']) == Facts.find(
+        RECO, semi=True, extra=None)
 
 
 # Data: the folders of docs/datasets.md with generated images.
@@ -280,7 +288,7 @@ def first_counts(data: str) -> str:
     return dict(voc='60', cityscapes='20', sunrgbd='50', camvid='20')[data]
 
 
-LOADED = [name for name in named(net='deeplabv3plus', extra=None, level=None)
+LOADED = [name for name in Facts.find(RECO, net='deeplabv3plus', extra=None, level=None)
           if Facts(name).labels in (None, first_counts(Facts(name).data))]
 
 

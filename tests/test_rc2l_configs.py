@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from mmseg.registry import DATASETS
 from test_configs import (
     CONFIGS,
+    Name,
     build,
     check_training_step,
     expand,
@@ -40,10 +41,6 @@ TERMS = dict(
     rfc='RegionFeatureContrastiveLoss',
     rcc='RegionClassConsistencyLoss',
     smc='SemanticMaskConsistencyLoss')
-NAME = re.compile(
-    r'(?P<root>(?P<net>maskformer|mask2former|deeplabv3plus)_(?P<backbone>r101|r50|m-v2)'
-    r'_(?P<data>voc|cityscapes|camvid)_(?P<mode>supervised|semi)-(?P<labels>\d+))'
-    r'(_(?P<extra>rc2l|reco-rfc-smc|(rmc|rfc|rcc|smc)(-(rfc|rcc|smc))?))?')
 
 # Dataset class, images in a batch, crop and scales.
 DATA = dict(
@@ -53,30 +50,23 @@ DATA = dict(
     camvid_half=('CamVidDataset', 8, (180, 240), (0.5, 1.5)))
 
 
-class Facts:
-    """What the name of a config says."""
+class Facts(Name):
+    pattern = re.compile(
+        r'(?P<root>(?P<net>maskformer|mask2former|deeplabv3plus)_(?P<backbone>r101|r50|m-v2)'
+        r'_(?P<data>voc|cityscapes|camvid)_(?P<mode>supervised|semi)-(?P<labels>\d+))'
+        r'(_(?P<extra>rc2l|reco-rfc-smc|(rmc|rfc|rcc|smc)(-(rfc|rcc|smc))?))?')
 
     def __init__(self, name: str) -> None:
-        match = NAME.fullmatch(name)
-        assert match, f'{name} is not named <net>_<backbone>_<dataset>_<variant>'
-        self.__dict__.update(match.groupdict())
+        super().__init__(name)
         self.semi = self.mode == 'semi'
-        self.slim = self.backbone == 'm-v2'
         self.queries = self.net != 'deeplabv3plus'
-        self.dataset = self.data + ('_half' if self.slim else '')
         self.terms = [] if not self.semi else (
             list(TERMS) if self.extra is None else
             ['rmc', 'rfc', 'smc'] if self.extra == 'rc2l' else self.extra.split('-'))
 
 
-def named(**wanted) -> list[str]:
-    """Names of the configs whose facts have the given values."""
-    return [name for name in ALL
-            if all(getattr(Facts(name), key) == value for key, value in wanted.items())]
-
-
-QUERIES = named(queries=True)
-PER_PIXEL = named(queries=False)
+QUERIES = Facts.find(ALL, queries=True)
+PER_PIXEL = Facts.find(ALL, queries=False)
 ABLATION = [name for name in QUERIES if Facts(name).extra]
 # Other splits are one of these with other lists, the ablation with fewer terms.
 ROOTS = [name for name in QUERIES if not Facts(name).extra and
@@ -111,7 +101,7 @@ def test_the_grid_is_complete() -> None:
             for mode in ('semi', 'supervised'):
                 assert f'maskformer_r101_{data}_{mode}-{count}' in ALL
     for root in ('maskformer_r101_voc_semi-92', 'maskformer_m-v2_camvid_semi-20'):
-        assert named(root=root, net='maskformer') == sorted(
+        assert Facts.find(ALL, root=root, net='maskformer') == sorted(
             [root] + [f'{root}_{extra}' for extra in ('rmc', 'rfc', 'rcc', 'smc', 'rmc-rfc',
                                                       'rcc-smc')])
     for root in ('r101_voc_semi-92', 'r101_cityscapes_semi-20', 'm-v2_camvid_semi-20'):
@@ -315,7 +305,7 @@ def test_metafile_lists_the_rc2l_configs() -> None:
         assert model['Metadata']['Batch Size'] == load(
             model['Name'], 'rc2l').train_dataloader.batch_size
     assert sorted(model['Name'] for model in metafile['Models']) == sorted(
-        {*named(semi=True)} - {*ABLATION})
+        {*Facts.find(ALL, semi=True)} - {*ABLATION})
 
 
 # Data: the folders of docs/datasets.md and of mmseg, with generated images.

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS, MODELS
-from test_configs import build, check_training_step, expand, load, write_dataset
+from test_configs import Name, build, check_training_step, expand, load, write_dataset
 from tiny_segmentor import make_batch, segmentor_config
 
 from mmseg_reco.datasets.checks import quick_check
@@ -22,29 +22,28 @@ NAMES = sorted(path.stem for path in FOLDER.glob('*.py'))
 VOC = [name for name in NAMES if '_voc_' in name]
 
 
-def facts(name: str) -> dict:
-    match = re.fullmatch(r'deeplabv3plus_(?P<backbone>r101|m-v2)_(?P<data>voc|camvid)_'
-                         r'semi-(?P<labels>\d+)_(?P<method>unimatch|reco-unimatch|fixmatch)', name)
-    assert match, f'{name} is not named <net>_<backbone>_<dataset>_semi-<labels>_<method>'
-    return match.groupdict()
+class Facts(Name):
+    pattern = re.compile(
+        r'deeplabv3plus_(?P<backbone>r101|m-v2)_(?P<data>voc|camvid)_'
+        r'semi-(?P<labels>\d+)_(?P<method>unimatch|reco-unimatch|fixmatch)')
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_name_says_what_the_config_does(name: str) -> None:
-    cfg, fact = load(name, 'unimatch'), facts(name)
+    cfg, facts = load(name, 'unimatch'), Facts(name)
     model = build(cfg)
-    split = f"splits/{fact['labels']}/0"
+    split = f'splits/{facts.labels}/0'
     assert cfg.train_dataloader.dataset.labeled == f'{split}/labeled.txt'
     assert cfg.train_dataloader.dataset.unlabeled == f'{split}/unlabeled.txt'
-    streams = (1, None) if fact['method'] == 'fixmatch' else (2, 0.5)
+    streams = (1, None) if facts.method == 'fixmatch' else (2, 0.5)
     settings = model.semi_train_cfg
     assert (settings['strong_views'], settings['feature_dropout']) == streams
     assert model.loss_unsup.weight_by == 'pixel' and model.loss_unsup.average == 'valid'
     # 0.25 for each strong view and 0.5 for perturbed features; FixMatch has one stream
-    assert model.loss_unsup.loss_weight == (1 if fact['method'] == 'fixmatch' else 0.5)
+    assert model.loss_unsup.loss_weight == (1 if facts.method == 'fixmatch' else 0.5)
     assert settings['feature_weight'] == 1
     reco = [module for module in model.modules() if isinstance(module, ReCoLoss)]
-    assert len(reco) == (fact['method'] == 'reco-unimatch')
+    assert len(reco) == (facts.method == 'reco-unimatch')
     hooks = {hook['type']: hook for hook in cfg.custom_hooks}
     assert hooks['MeanTeacherHook']['momentum'] == 1
     assert ('ClassRelationHook' in hooks) == bool(reco)

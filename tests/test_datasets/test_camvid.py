@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmseg_reco.datasets import CamVidDataset
@@ -11,12 +10,6 @@ from mmseg_reco.datasets import CamVidDataset
 REAL = Path('../shared/data/camvid')
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
             dict(type='PackSegInputs')]
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        yield
 
 
 def make_camvid(root, suffix, names=('0001TP_1', 'Seq05VD_f2')):

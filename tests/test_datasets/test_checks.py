@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 from PIL import Image
 
@@ -20,12 +19,6 @@ from mmseg_reco.datasets.checks import (
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
             dict(type='PackSegInputs')]
 CLASSES = ('road', 'tree', 'car')
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        yield
 
 
 @pytest.fixture

@@ -6,32 +6,20 @@ from copy import deepcopy
 import numpy as np
 import pytest
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DefaultScope
 from mmseg.datasets import PascalVOCDataset
 from mmseg.registry import DATASETS
 from PIL import Image
+from stock_pipeline import STOCK_PIPELINE
 from torch.utils.data import DataLoader
 
 import mmseg_reco  # noqa: F401
 
 NAMES = [f'2007_00{i:04d}' for i in range(6)]
-STOCK_PIPELINE = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='RandomResize', scale=(64, 48), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(32, 32), cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='Pad', size=(32, 32)),
-    dict(type='PackSegInputs', meta_keys=('img_path', 'flip', 'img_shape')),
-]
 
 
 @pytest.fixture(autouse=True)
-def scope():
+def seed():
     np.random.seed(0)  # noqa: NPY002
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        yield
 
 
 def write_pair(root, name, number, with_mask=True, images='JPEGImages', masks='Masks',

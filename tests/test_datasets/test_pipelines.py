@@ -2,6 +2,7 @@
 import pytest
 from mmcv.transforms import TRANSFORMS as MMCV_TRANSFORMS
 from mmseg.registry import TRANSFORMS
+from stock_pipeline import STOCK_PIPELINE
 
 from mmseg_reco.datasets.pipelines import (
     hide_labels,
@@ -12,17 +13,6 @@ from mmseg_reco.datasets.pipelines import (
     transform_name,
     weak_pipeline,
 )
-
-STOCK_PIPELINE = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='RandomResize', scale=(64, 48), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(32, 32), cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='Pad', size=(32, 32)),
-    dict(type='PackSegInputs', meta_keys=('img_path', 'flip', 'img_shape')),
-]
 
 CHOICES = 'RandomChoice', 'RandomOrder'
 

@@ -1,16 +1,8 @@
 # Licensed under the Apache License, Version 2.0.
 import numpy as np
-import pytest
-from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmseg_reco.datasets import SUNRGBDDataset
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        yield
 
 
 def test_labels_start_at_one(tmp_path):

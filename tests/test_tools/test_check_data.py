@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.registry import DefaultScope
 from PIL import Image
 
 REAL = Path('../shared/data/camvid').resolve()
@@ -25,8 +24,7 @@ val_dataloader = dict(dataset=dict(
 
 def check(monkeypatch, *arguments):
     monkeypatch.setattr(sys, 'argv', ['check_data.py', *map(str, arguments)])
-    # the tool sets the default scope, which outlives it
-    with DefaultScope.overwrite_default_scope('mmseg'), pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit) as stop:
         runpy.run_path('tools/check_data.py', run_name='__main__')
     return stop.value.code
 

@@ -10,17 +10,17 @@ With more than one thread, PIL works on as many images at once, and PyTorch on p
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import bar
+from measure import Seconds, bar, machine, spread, timed
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
+from mmseg_reco.engine.launch import positive_int
 from mmseg_reco.models.preprocess import (
     BatchColorJitter,
     BatchFlip,
@@ -127,12 +127,12 @@ def pil_way(batch: PseudoBatch, rngs: list[np.random.Generator], pool: ThreadPoo
     return batch
 
 
-def tensor_way() -> Callable[[PseudoBatch], PseudoBatch]:
+def tensor_way(device: torch.device) -> Callable[[PseudoBatch], PseudoBatch]:
     rescale, mix, flip = BatchRescaleCrop(), ClassMix(), BatchFlip()
     color, blur = BatchColorJitter(), BatchGaussianBlur()
+    mean, std = MEAN.to(device), STD.to(device)
 
     def augment(batch: PseudoBatch) -> PseudoBatch:
-        mean, std = MEAN.to(batch.images), STD.to(batch.images)
         batch = mix(rescale(batch._replace(labels=batch.labels.byte())))
         batch = batch._replace(images=torch.addcmul(mean, batch.images, std).clamp_(0, 1))
         batch = flip(blur(color(batch)))
@@ -140,12 +140,6 @@ def tensor_way() -> Callable[[PseudoBatch], PseudoBatch]:
         return batch._replace(images=images, labels=batch.labels.long())
 
     return augment
-
-
-def spread(values: list[float] | np.ndarray) -> str:
-    """Median and quartiles."""
-    low, median, high = np.percentile(values, [25, 50, 75])
-    return f'{median:8.1f} [{low:.1f}, {high:.1f}]'
 
 
 def make_batch(num: int, side: int, device: torch.device) -> PseudoBatch:
@@ -160,10 +154,10 @@ def make_batch(num: int, side: int, device: torch.device) -> PseudoBatch:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--batch-size', type=int, default=10)
-    parser.add_argument('--crop', type=int, default=321)
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--repeats', type=int, default=20)
+    parser.add_argument('--batch-size', type=positive_int, default=10)
+    parser.add_argument('--crop', type=positive_int, default=321)
+    parser.add_argument('--threads', type=positive_int, default=2)
+    parser.add_argument('--rounds', type=positive_int, default=20)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -175,31 +169,21 @@ def main() -> None:
     batch = make_batch(args.batch_size, args.crop, device)
     rngs = [np.random.default_rng(i) for i in range(args.batch_size)]
     pool = ThreadPool(args.threads)
-    augment = tensor_way()
+    augment = tensor_way(device)
     ways = {'per image, PIL': lambda: pil_way(batch, rngs, pool), 'tensors': lambda: augment(batch)}
-
-    def synchronize() -> None:
-        if device.type == 'cuda':
-            torch.cuda.synchronize()
-
-    wall = {name: [] for name in ways}
-    cpu = {name: [] for name in ways}
-    for repeat in bar(range(args.repeats + 2)):
+    seconds: dict[str, list[Seconds]] = {name: [] for name in ways}
+    for _ in bar(range(args.rounds + 2)):
         for name, way in ways.items():
-            synchronize()
-            start, cpu_start = time.perf_counter(), time.process_time()
-            way()
-            synchronize()
-            if repeat >= 2:  # the first two warm up
-                wall[name].append(1e3 * (time.perf_counter() - start))
-                cpu[name].append(1e3 * (time.process_time() - cpu_start))
+            seconds[name].append(timed(way, device))
 
     shape = f'{args.batch_size} x 3 x {args.crop} x {args.crop}'
-    print(f'batch {shape}, {device}, {args.threads} thread(s); median [quartiles]')
-    for measure, times in (('wall ms', wall), ('CPU ms', cpu)):
-        slow, fast = (np.array(times[name]) for name in ways)
+    print(f'batch {shape}, {machine(device)}; median [quartiles]')
+    # the first two rounds warm up
+    times = {name: 1e3 * np.array(rows[2:]).T for name, rows in seconds.items()}
+    for column, measure in enumerate(('wall ms', 'CPU ms')):
+        slow, fast = (times[name][column] for name in ways)
         for name in ways:
-            print(f'{measure:10}{name:16}{spread(times[name]):>26}')
+            print(f'{measure:10}{name:16}{spread(times[name][column]):>26}')
         print(f'{measure:10}{"ratio":16}{spread(slow / fast):>26}')
 
 

@@ -24,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from measure import bar, elapsed, machine, peak_memory
+from measure import bar, elapsed, machine, peak_memory, spread
 from torch import Tensor
 
+from mmseg_reco.engine.launch import positive_int
 from mmseg_reco.models.heads import semantic_scores
 from mmseg_reco.models.losses import (
     ReCoLoss,
@@ -196,8 +197,8 @@ def table(memory: Memory, seconds: Seconds) -> str:
             if side not in memory[name]:
                 cells += ['–', '–']
                 continue
-            low, median, high = 1e3 * np.percentile(seconds[name][side], [25, 50, 75])
-            cells += [f'{median:.1f} [{low:.1f}, {high:.1f}]', f'{memory[name][side] / 2**20:.1f}']
+            cells += [spread(1e3 * np.array(seconds[name][side])),
+                      f'{memory[name][side] / 2**20:.1f}']
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
@@ -264,12 +265,12 @@ def draw(memory: Memory, seconds: Seconds, note: str) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--sides', nargs='+', type=int,
+    parser.add_argument('--sides', nargs='+', type=positive_int,
                         default=[16, 24, 32, 48, 64, 96, 128, 192], help='of the square maps')
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--rounds', type=positive_int, default=5)
     parser.add_argument('--limit', type=float, default=2, help='GiB that dense contrast may take')
-    parser.add_argument('--fit-from', type=int, default=48, help='least side of the fit')
-    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--fit-from', type=positive_int, default=48, help='least side of the fit')
+    parser.add_argument('--threads', type=positive_int, default=1)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--out', type=Path, help='picture to write')
     args = parser.parse_args()

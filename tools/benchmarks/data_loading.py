@@ -11,11 +11,12 @@ several numbers of worker processes, in turns. What a step waits for data is the
 import argparse
 import time
 from collections import defaultdict
+from functools import partial
 
 import cv2
 import numpy as np
 import torch
-from measure import bar
+from measure import bar, machine, spread, timed
 from mmengine.config import Config, DictAction
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
@@ -24,30 +25,25 @@ from mmengine.runner import Runner
 from mmseg.registry import DATASETS, MODELS
 
 import mmseg_reco  # noqa: F401  registers everything
-
-
-def spread(values: list[float], scale: float = 1e3) -> str:
-    """Median and quartiles, of seconds in milliseconds."""
-    low, median, high = np.percentile(values, [25, 50, 75]) * scale
-    return f'{median:9.2f} [{low:.2f}, {high:.2f}]'
+from mmseg_reco.engine.launch import positive_int
 
 
 def time_transforms(dataset, samples: int) -> dict[str, list[float]]:
-    """CPU seconds of each transform, sample by sample; the last entry is their sum."""
-    seconds, warm_up = defaultdict(list), samples // 10
+    """CPU ms of each transform, sample by sample; the last entry is their sum."""
+    taken, warm_up = defaultdict(list), samples // 10
     for index in range(samples + warm_up):
         results = dataset.get_data_info(index % len(dataset))
         total = 0.0
         for transform in dataset.pipeline.transforms:
             start = time.process_time()
             results = transform(results)
-            elapsed = time.process_time() - start
+            elapsed = 1e3 * (time.process_time() - start)
             total += elapsed
             if index >= warm_up:
-                seconds[type(transform).__name__].append(elapsed)
+                taken[type(transform).__name__].append(elapsed)
         if index >= warm_up:
-            seconds['sum'].append(total)
-    return seconds
+            taken['sum'].append(total)
+    return taken
 
 
 def build_loader(config: Config, workers: int):
@@ -61,10 +57,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
-    parser.add_argument('--samples', type=int, default=200, help='for the table of transforms')
+    parser.add_argument('--samples', type=positive_int, default=200,
+                        help='for the table of transforms')
     parser.add_argument('--workers', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument('--steps', type=int, default=5, help='per turn')
-    parser.add_argument('--turns', type=int, default=4)
+    parser.add_argument('--steps', type=positive_int, default=5, help='in a round')
+    parser.add_argument('--rounds', type=positive_int, default=4)
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()
     cv2.setNumThreads(0)
@@ -75,8 +72,8 @@ def main() -> None:
     dataset = DATASETS.build(config.train_dataloader.dataset)
     for number, part in enumerate(getattr(dataset, 'datasets', [dataset])):
         print(f'\npart {number}, {len(part)} images: CPU ms a sample, median [quartiles], mean')
-        for name, seconds in time_transforms(part, args.samples).items():
-            print(f'{name:24}{spread(seconds):>26}{1e3 * np.mean(seconds):9.2f}')
+        for name, taken in time_transforms(part, args.samples).items():
+            print(f'{name:24}{spread(taken, 2):>26}{np.mean(taken):9.2f}')
 
     loaders = {workers: build_loader(config, workers) for workers in args.workers}
     batches = {workers: iter(loader) for workers, loader in loaders.items()}
@@ -85,41 +82,37 @@ def main() -> None:
     for workers, iterator in batches.items():
         for _ in range(2 + 4 * workers):  # what was loaded ahead
             next(iterator)
-        seconds = []
+        taken = []
         for _ in range(10):
             start = time.perf_counter()
             for _ in range(10):
                 next(iterator)
-            seconds.append((time.perf_counter() - start) / 10)
-        print(f'{workers} workers{spread(seconds):>26}')
+            taken.append(1e2 * (time.perf_counter() - start))
+        print(f'{workers} workers{spread(taken, 2):>26}')
 
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     model = MODELS.build(config.model).to(device).train()
-    model = model if device == 'cuda' else revert_sync_batchnorm(model)
+    model = model if device.type == 'cuda' else revert_sync_batchnorm(model)
     optimizer = build_optim_wrapper(model, config.optim_wrapper)
+    torch.backends.cudnn.benchmark = config.get('env_cfg', {}).get('cudnn_benchmark', False)
     ready = next(batches[args.workers[0]])
+    model.train_step(ready, optimizer)  # warms up
     batches = {'ready': None, **batches}
-    waits, steps, work = defaultdict(list), defaultdict(list), defaultdict(list)
-    for turn in bar(range(args.turns)):
+    seconds = defaultdict(list)
+    for _ in bar(range(args.rounds)):
         for name, iterator in batches.items():
-            for step in range(args.steps):
+            for _ in range(args.steps):
                 start = time.perf_counter()
                 batch = ready if iterator is None else next(iterator)
-                middle, cpu = time.perf_counter(), time.process_time()
-                model.train_step(batch, optimizer)
-                if device == 'cuda':
-                    torch.cuda.synchronize()
-                if turn or step:  # the first warms up
-                    work[name].append(time.process_time() - cpu)
-                    waits[name].append(middle - start)
-                    steps[name].append(time.perf_counter() - start)
-    print(f'\n{device}, {torch.get_num_threads()} thread(s): ms, median [quartiles]')
+                wait = time.perf_counter() - start
+                step = timed(partial(model.train_step, batch, optimizer), device)
+                seconds[name].append((wait + step.wall, wait, step.cpu))
+    print(f'\n{machine(device)}: ms, median [quartiles]')
     print(f'{"batch from":16}{"whole step":>30}{"of it waiting":>30}{"CPU of train_step":>30}')
-    for name in batches:
+    for name, rows in seconds.items():
         label = 'memory' if name == 'ready' else f'{name} workers'
-        print(
-            f'{label:16}{spread(steps[name]):>30}{spread(waits[name]):>30}{spread(work[name]):>30}'
-        )
+        columns = (spread(column, 2) for column in 1e3 * np.array(rows).T)
+        print(f'{label:16}' + ''.join(f'{column:>30}' for column in columns))
 
 
 if __name__ == '__main__':

@@ -8,22 +8,19 @@ a process of its own.
 """
 
 import argparse
-import ctypes
-import gc
 import json
 import logging
 import os
-import platform
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import torch
+from measure import bar, held, machine, timed
 from mmengine.registry import init_default_scope
-from mmengine.utils import ProgressBar
 from mmseg.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -31,6 +28,7 @@ from torch.utils.data import DataLoader
 import mmseg_reco  # noqa: F401  registers everything
 from mmseg_reco.datasets import MultiSourceSampler
 from mmseg_reco.engine.hooks import CheckDataHook
+from mmseg_reco.engine.launch import positive_int
 
 CLASSES = 'field', 'road', 'house'
 PIPELINE = [
@@ -40,6 +38,7 @@ PIPELINE = [
     dict(type='PackSegInputs'),
 ]
 LABELED, VALIDATED = 100, 500
+CPU = torch.device('cpu')
 LINKS = 1000  # names of one file; file systems allow some ten thousand
 
 
@@ -48,16 +47,13 @@ def draw(root: Path, names: int) -> None:
     for folder in ('images', 'val', 'masks'):
         (root / folder).mkdir()
     stems = [f'{index % 100:02d}-scene_{index:08d}' for index in range(names)]
-    bar = ProgressBar(names, file=sys.stderr)
-    for number, stem in enumerate(stems):
+    for number, stem in enumerate(bar(stems)):
         path = root / 'images' / f'{stem}.png'
         if number % LINKS == 0:
             source = path
             Image.new('RGB', (8, 8)).save(source)
         else:
             os.link(source, path)
-        bar.update()
-    print(file=sys.stderr)
     for stem in stems[:LABELED]:
         Image.new('L', (8, 8)).save(root / 'masks' / f'{stem}.png')
     for index in range(VALIDATED):
@@ -87,24 +83,11 @@ def configs(root: Path) -> dict[str, dict]:
     }
 
 
-def status(field: str) -> float:
-    """A line of Linux' memory account of this process, in MB."""
-    lines = Path('/proc/self/status').read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
-
-
 def measure(step: Callable[[], object]) -> tuple[object, dict[str, float]]:
-    """What a step returns, and its seconds and memory in MB: kept, and at most on the way."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path('/proc/self/clear_refs').write_text('5')  # resets the peak
-    before, start, cpu = status('VmRSS'), time.perf_counter(), time.process_time()
-    result = step()
-    figures = dict(wall=time.perf_counter() - start, cpu=time.process_time() - cpu,
-                   peak=status('VmHWM') - before)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    return result, dict(figures, kept=status('VmRSS') - before)
+    """What a step returns, and its seconds and memory."""
+    results, seconds = [], []
+    memory = held(lambda: seconds.append(timed(lambda: results.append(step()), CPU)), CPU)
+    return results[0], {**seconds[0]._asdict(), **memory._asdict()}
 
 
 def start(config: dict, val: dict) -> dict[str, dict[str, float]]:
@@ -114,7 +97,7 @@ def start(config: dict, val: dict) -> dict[str, dict[str, float]]:
     if config['type'] == 'BaseSegDataset':
         return figures
 
-    def first_batch() -> MultiSourceSampler:
+    def first_batch() -> tuple:
         sampler = MultiSourceSampler(data, 8, [1, 1], seed=0)
         iterator = iter(sampler)
         return sampler, iterator, [next(iterator) for _ in range(8)]
@@ -151,15 +134,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='example:\n  OMP_NUM_THREADS=1 python tools/benchmarks/dataset_start.py '
                '--names 100000 300000')
-    parser.add_argument('--names', nargs='+', type=int, default=[100_000, 300_000],
+    parser.add_argument('--names', nargs='+', type=positive_int, default=[100_000, 300_000],
                         help=f'numbers of images, each above {LABELED} (default: 100000 300000)')
-    parser.add_argument('--repeats', type=int, default=3, help='the median is shown (default: 3)')
+    parser.add_argument('--rounds', type=positive_int, default=3,
+                        help='the median is shown (default: 3)')
     args = parser.parse_args()
-    if min(args.names) <= LABELED or args.repeats < 1:
-        parser.error(f'--names takes numbers above {LABELED}, --repeats one from 1')
+    if min(args.names) <= LABELED:
+        parser.error(f'--names takes numbers above {LABELED}')
     init_default_scope('mmseg')
-    print(f'{platform.machine()}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}')
-    print(f'median of {args.repeats}: wall seconds [least, most], processor seconds, '
+    print(machine(CPU))
+    print(f'median of {args.rounds}: wall seconds [least, most], processor seconds, '
           'MB kept, MB at most')
     for names in args.names:
         with tempfile.TemporaryDirectory() as folder:
@@ -167,13 +151,13 @@ def main() -> None:
             draw(root, names)
             val = stock(root, data_prefix=dict(img_path='val', seg_map_path='masks'))
             for label, config in configs(root).items():
-                runs = [in_a_process(start, config, val) for _ in range(args.repeats)]
+                runs = [in_a_process(start, config, val) for _ in range(args.rounds)]
                 for part in runs[0]:
                     values = {key: [run[part][key] for run in runs] for key in runs[0][part]}
                     low, wall, high = np.percentile(values.pop('wall'), [0, 50, 100])
                     cpu, peak, kept = (np.median(values[key]) for key in ('cpu', 'peak', 'kept'))
                     print(f'{names:8,} {label:14} {part:14} {wall:7.2f} [{low:.2f}, {high:.2f}] '
-                          f'{cpu:7.2f} {kept:7.1f} {peak:7.1f}', flush=True)
+                          f'{cpu:7.2f} {kept / 1e6:7.1f} {peak / 1e6:7.1f}', flush=True)
 
 
 if __name__ == '__main__':

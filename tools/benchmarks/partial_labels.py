@@ -18,7 +18,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from measure import bar
+from measure import bar, spread
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
@@ -32,18 +32,18 @@ from mmseg_reco.datasets.partial_labels import (  # noqa: E402
     parse_level,
     sparsify_levels,
 )
+from mmseg_reco.engine.launch import positive_int  # noqa: E402
 
-Masks = dict[Path, np.ndarray]
-
-
-def spread(values: list[float]) -> str:
-    """Median and quartiles."""
-    low, median, high = np.percentile(values, [25, 50, 75])
-    return f'{median:8.3f} [{low:.3f}, {high:.3f}]'
+Masks = dict[str, np.ndarray]
 
 
-def by_dilation(mask: np.ndarray, levels: list[str], name: str) -> list[np.ndarray]:
-    return [sparsify_by_dilation(mask, parse_level(level), image_rng(0, name)) for level in levels]
+def draws_of(relative: str) -> np.random.Generator:
+    """What draws the pixels of a mask, as the converter does for seed 0."""
+    return image_rng(0, Path(relative).stem)
+
+
+def by_dilation(mask: np.ndarray, levels: list[str], relative: str) -> list[np.ndarray]:
+    return [sparsify_by_dilation(mask, parse_level(level), draws_of(relative)) for level in levels]
 
 
 def compare(masks: Masks, levels: list[str], rounds: int) -> tuple[list[float], list[float]]:
@@ -51,25 +51,23 @@ def compare(masks: Masks, levels: list[str], rounds: int) -> tuple[list[float], 
     loop, ours = [], []
     for _ in range(rounds):
         total = np.zeros(2)
-        for path, mask in masks.items():
+        for relative, mask in masks.items():
             start = time.process_time()
-            expected = by_dilation(mask, levels, path.stem)
+            expected = by_dilation(mask, levels, relative)
             middle = time.process_time()
-            sparse = sparsify_levels(mask, levels, image_rng(0, path.stem))
+            sparse = sparsify_levels(mask, levels, draws_of(relative))
             total += middle - start, time.process_time() - middle
             if not np.array_equal(sparse, expected):
-                raise AssertionError(f'{path} differs at {levels}')
+                raise AssertionError(f'{relative} differs at {levels}')
         loop.append(total[0])
         ours.append(total[1])
     return loop, ours
 
 
-def plain_convert(relative: Path, mask_dir: Path, out_dir: Path, levels: list[str]) -> None:
+def plain_convert(relative: str, mask_dir: str, out_dir: Path, levels: list[str]) -> None:
     """What the converter does for one seed, by the loop and with PIL's ordinary PNG."""
-    image = Image.open(mask_dir / relative)
-    for level, sparse in zip(
-        levels, by_dilation(np.array(image), levels, relative.stem), strict=True
-    ):
+    image = Image.open(Path(mask_dir) / relative)
+    for level, sparse in zip(levels, by_dilation(np.array(image), levels, relative), strict=True):
         result = Image.fromarray(sparse)
         if image.mode == 'P':
             result.putpalette(image.getpalette())
@@ -78,37 +76,38 @@ def plain_convert(relative: Path, mask_dir: Path, out_dir: Path, levels: list[st
         result.save(target)
 
 
-def run_all(task: partial, paths: list[Path], workers: int) -> float:
+def run_all(task: partial, masks: list[str], workers: int) -> float:
     """Seconds for ``task`` on all masks, into a folder that is deleted afterwards."""
     with tempfile.TemporaryDirectory() as out_dir:
         task = partial(task, out_dir=Path(out_dir))
         start = time.perf_counter()
         if workers == 1:
-            list(map(task, paths))
+            list(map(task, masks))
         else:
             with Pool(workers) as pool:
-                list(pool.imap(task, paths))
+                list(pool.imap(task, masks))
         return time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('mask_dir', type=Path, help='folder of index masks')
+    parser.add_argument('mask_dir', help='folder of index masks')
     parser.add_argument('--levels', nargs='+', default=['p0', 'p1', 'p5', 'p25'])
-    parser.add_argument('--workers', nargs='+', type=int, default=[1, 2])
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--workers', nargs='+', type=positive_int, default=[1, 2])
+    parser.add_argument('--rounds', type=positive_int, default=5)
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    paths = find_masks(args.mask_dir, '.png')
-    masks = {path: np.array(Image.open(args.mask_dir / path)) for path in paths}
+    masks = {relative: np.array(Image.open(Path(args.mask_dir) / relative))
+             for relative in find_masks(args.mask_dir, '.png', backend_args=None)}
 
     print(f'{len(masks)} masks in memory, one process: CPU seconds a pass, median [quartiles]')
     print(f'{"levels":16}{"dilation loop":>26}{"mmseg_reco":>26}{"ratio":>24}')
     for levels in [*([level] for level in args.levels), args.levels]:
         loop, ours = compare(masks, levels, args.rounds)
         ratios = [a / b for a, b in zip(loop, ours, strict=True)]
-        print(f'{" ".join(levels):16}{spread(loop):>26}{spread(ours):>26}{spread(ratios):>24}')
+        print(f'{" ".join(levels):16}{spread(loop, 3):>26}{spread(ours, 3):>26}'
+              f'{spread(ratios):>24}')
     reads = 1e-6 * sum(
         mask.size * (np.unique(mask).size + len(args.levels)) for mask in masks.values()
     )
@@ -120,17 +119,17 @@ def main() -> None:
     )}
     for workers in args.workers:
         task = partial(
-            convert, mask_dir=args.mask_dir, levels=args.levels, seeds=[0], ignore_index=255
-        )
+            convert, mask_dir=args.mask_dir, levels=args.levels, seeds=[0], ignore_index=255,
+            backend_args=None)
         ways[f'converter, {workers} process{"es" * (workers > 1)}'] = task, workers
     seconds = {name: [] for name in ways}
     for _ in bar(range(args.rounds)):
         for name, (task, workers) in ways.items():
-            seconds[name].append(run_all(task, paths, workers))
+            seconds[name].append(run_all(task, list(masks), workers))
     first = next(iter(seconds.values()))
     for name, values in seconds.items():
         ratios = [a / b for a, b in zip(first, values, strict=True)]
-        print(f'{name:28}{spread(values):>26}   {spread(ratios)} times as fast')
+        print(f'{name:28}{spread(values, 3):>26}   {spread(ratios, 2)} times as fast')
 
 
 if __name__ == '__main__':

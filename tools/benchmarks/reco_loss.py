@@ -17,18 +17,14 @@ import os
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import argparse  # noqa: E402
-import ctypes  # noqa: E402
-import gc  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from measure import bar, machine  # noqa: E402
+from measure import Seconds, bar, clock, elapsed, held, machine, spread, timed  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from mmseg_reco.engine.launch import positive_int  # noqa: E402
 from mmseg_reco.models.losses import ReCoLoss  # noqa: E402
 
 TEMPERATURE, STRONG_THRESHOLD = 0.5, 0.97
@@ -111,82 +107,34 @@ def make_batch(
     return embeddings.to(device, dtype).requires_grad_(), labels.to(device), probs.to(device)
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-
-
-def timed(step: Callable[[], None], device: torch.device) -> tuple[float, float]:
-    """Wall and processor seconds of one step."""
-    synchronize(device)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    step()
-    synchronize(device)
-    return time.perf_counter() - start, time.process_time() - cpu_start
-
-
-def status(field: str) -> float:
-    """A line of Linux' memory account of this process, in MB."""
-    lines = Path('/proc/self/status').read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
-
-
-def peak_resident(step: Callable[[], None], device: torch.device) -> float:
-    """Most memory that a step holds beyond what was held before, in MB (on the CPU: Linux).
-
-    On the CPU that of the process: a record of the loop's every allocation would fill gigabytes.
-    """
-    gc.collect()
-    if device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        step()
-        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    ctypes.CDLL(None).malloc_trim(0)
-    Path('/proc/self/clear_refs').write_text('5')  # resets the peak
-    before = status('VmRSS')
-    step()
-    return status('VmHWM') - before
-
-
-def clock(device: torch.device) -> int:
-    """Which time of :func:`timed` to go by: on a CPU, which others may use too, the second."""
-    return int(device.type == 'cpu')
-
-
 def bandwidth(device: torch.device) -> float:
-    """Bytes read and written a second by a copy of 256 MiB, best of 20."""
-    source = torch.randn(2**26, device=device)
+    """Bytes read and written a second by a copy of 256 MiB, of 2 GiB on CUDA; best of 20."""
+    source = torch.randn(2**29 if device.type == 'cuda' else 2**26, device=device)
     target = torch.empty_like(source)
-    best = min(timed(lambda: target.copy_(source), device)[clock(device)] for _ in range(20))
+    best = min(elapsed(lambda: target.copy_(source), device) for _ in range(20))
     return 2 * source.numel() * source.element_size() / best
 
 
 def flops(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a product of square matrices, best of 20."""
-    side = 2048
+    side = 8192 if device.type == 'cuda' else 2048
     square = torch.randn(side, side, device=device, dtype=dtype)
-    best = min(timed(lambda: square @ square, device)[clock(device)] for _ in range(20))
+    best = min(elapsed(lambda: square @ square, device) for _ in range(20))
     return 2 * side**3 / best
-
-
-def quartiles(values: np.ndarray) -> str:
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    return f'{middle:11.2f}  ({low:.2f} to {high:.2f})'
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--images', type=int, default=20)
-    parser.add_argument('--channels', type=int, default=256)
-    parser.add_argument('--side', type=int, default=81)
-    parser.add_argument('--classes', type=int, default=21)
-    parser.add_argument('--queries', type=int, default=256)
-    parser.add_argument('--negatives', type=int, default=512)
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--repeats', type=int, default=7, help='of the loop')
-    parser.add_argument('--ours', type=int, default=5, help='of ours to each of the loop')
+    parser.add_argument('--images', type=positive_int, default=20)
+    parser.add_argument('--channels', type=positive_int, default=256)
+    parser.add_argument('--side', type=positive_int, default=81)
+    parser.add_argument('--classes', type=positive_int, default=21)
+    parser.add_argument('--queries', type=positive_int, default=256)
+    parser.add_argument('--negatives', type=positive_int, default=512)
+    parser.add_argument('--threads', type=positive_int, default=2)
+    parser.add_argument('--rounds', type=positive_int, default=7, help='steps of the loop')
+    parser.add_argument('--ours', type=positive_int, default=5, help='steps of ours in a round')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
@@ -215,10 +163,12 @@ def main() -> None:
         values['ours'].append(value.detach())
 
     our_step()  # warms up
+    if device.type == 'cuda':
+        loop_step()
     loop, ours, loop_memory = [], [], []
-    our_memory = peak_resident(our_step, device)
-    for _ in bar(range(args.repeats)):
-        loop_memory.append(peak_resident(lambda: loop.append(timed(loop_step, device)), device))
+    our_memory = held(our_step, device).peak
+    for _ in bar(range(args.rounds)):
+        loop_memory.append(held(lambda: loop.append(timed(loop_step, device)), device).peak)
         ours.append([timed(our_step, device) for _ in range(args.ours)])
     loop, ours = np.array(loop), np.array(ours)
 
@@ -232,19 +182,19 @@ def main() -> None:
         f'mean loss: loop {torch.stack(values["loop"]).mean():.4f}, '
         f'ours {torch.stack(values["ours"]).mean():.4f}'
     )
-    print('forward + backward, median (quartiles)')
-    for name, column in (('wall', 0), ('CPU', 1)):
-        print(f'  loop, {name} s     {quartiles(loop[:, column])}')
-        print(f'  ours, {name} ms    {quartiles(1e3 * ours[:, :, column])}')
-        print(f'  ratio, {name}      {quartiles(loop[:, column, None] / ours[:, :, column])}')
-    print(
-        f'extra memory: loop {np.median(loop_memory):.0f} MB, ours {our_memory:.0f} MB, '
-        f'share {our_memory / np.median(loop_memory):.3f}'
-    )
+    print('forward + backward, median [quartiles]')
+    for column, name in enumerate(('wall', 'CPU')):
+        ratios = loop[:, column, None] / ours[:, :, column]
+        print(f'  loop, {name} s      {spread(loop[:, column], 2)}')
+        print(f'  ours, {name} ms     {spread(1e3 * ours[:, :, column], 2)}')
+        print(f'  ratio, {name}       {spread(ratios, 2)}')
+    their_memory = np.median(loop_memory)
+    print(f'extra memory: loop {their_memory / 1e6:.0f} MB, ours {our_memory / 1e6:.0f} MB, '
+          f'share {our_memory / their_memory:.3f}')
 
     pairs = args.classes * args.queries * args.negatives
     speed, peak = bandwidth(device), flops(device, dtype)
-    middle = np.median(ours[:, :, clock(device)])
+    middle = np.median(ours[:, :, Seconds._fields.index(clock(device))])
     map_bytes = embeddings.numel() * embeddings.element_size()
     floors = {
         'sampled rows, each read once': pairs * args.channels * embeddings.element_size() / speed,

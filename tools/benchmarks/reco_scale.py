@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-import reco_loss as benchmark  # before torch: it sets how threads wait
+import reco_loss  # before torch: it sets how threads wait
 import torch
+from measure import clock, held, machine, timed
 
+from mmseg_reco.engine.launch import positive_int
 from mmseg_reco.models.losses import ReCoLoss
 
 # A step that takes more seconds than this is not repeated.
@@ -51,8 +53,8 @@ class Result(NamedTuple):
     gathered: float
 
 
-def measure(name: str, setting: Setting, repeats: int, device: torch.device) -> Result:
-    embeddings, labels, probs = benchmark.make_batch(
+def measure(name: str, setting: Setting, rounds: int, device: torch.device) -> Result:
+    embeddings, labels, probs = reco_loss.make_batch(
         setting.images, setting.channels, setting.side, setting.classes, device, torch.float32
     )
     # With so many classes 255 is one of them.
@@ -61,10 +63,12 @@ def measure(name: str, setting: Setting, repeats: int, device: torch.device) -> 
     def step() -> None:
         torch.autograd.grad(loss(embeddings, labels, probs), embeddings)
 
+    if device.type == 'cuda':
+        step()  # compiles
     times = []
-    memory = benchmark.peak_resident(lambda: times.append(benchmark.timed(step, device)), device)
-    while len(times) <= repeats and times[0][0] < PATIENCE:
-        times.append(benchmark.timed(step, device))
+    memory = held(lambda: times.append(timed(step, device)), device).peak / 1e6
+    while len(times) <= rounds and times[0].wall < PATIENCE:
+        times.append(timed(step, device))
     wall, cpu = np.min(times, axis=0)
     assert int(loss.diagnostics['classes_present']) == setting.classes
     pairs = setting.queries * setting.negatives
@@ -77,7 +81,7 @@ def measure(name: str, setting: Setting, repeats: int, device: torch.device) -> 
     return Result(size, wall, cpu, memory, gathered)
 
 
-def plot(results: dict[str, list[Result]], clock: str, title: str, out: str) -> None:
+def plot(results: dict[str, list[Result]], device: torch.device, title: str, out: str) -> None:
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
@@ -86,7 +90,7 @@ def plot(results: dict[str, list[Result]], clock: str, title: str, out: str) -> 
     for column, (name, rows) in zip(axes.T, results.items(), strict=True):
         sizes = np.array([row.size for row in rows])
         time_axes, memory_axes = column
-        seconds = np.array([getattr(row, clock) for row in rows])
+        seconds = np.array([getattr(row, clock(device)) for row in rows])
         time_axes.loglog(sizes, seconds, 'o-', color='#0072B2')
         time_axes.loglog(
             sizes, seconds[-1] * sizes / sizes[-1], ':', color='0.4', label='proportional'
@@ -99,7 +103,7 @@ def plot(results: dict[str, list[Result]], clock: str, title: str, out: str) -> 
         memory_axes.xaxis.set_minor_formatter('')  # else they overlap within a decade
         for axis in column:
             axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel('processor time, s' if clock == 'cpu' else 'time, s')
+    axes[0, 0].set_ylabel('processor time, s' if clock(device) == 'cpu' else 'time, s')
     axes[1, 0].set_ylabel('extra memory, MB')
     axes[0, 0].legend(frameon=False)
     axes[1, 0].legend(frameon=False)
@@ -111,32 +115,29 @@ def plot(results: dict[str, list[Result]], clock: str, title: str, out: str) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--threads', type=positive_int, default=2)
+    parser.add_argument('--rounds', type=positive_int, default=3)
     parser.add_argument('--out', default='reco_scale.png')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)
-    print(benchmark.machine(device))
+    print(machine(device))
     results = {}
     for name, settings in SWEEPS.items():
-        print(f'{name:>20}   wall s    CPU s   extra MB   all keys, MB', flush=True)
+        print(f'{name:>20}   wall ms     CPU ms   extra MB   all keys, MB', flush=True)
         results[name] = []
         for setting in settings:
-            row = measure(name, setting, args.repeats, device)
+            row = measure(name, setting, args.rounds, device)
             results[name].append(row)
-            print(
-                f'{row.size:20}{row.wall:9.3f}{row.cpu:9.3f}{row.memory:11.0f}{row.gathered:15.0f}',
-                flush=True,
-            )
-    clock = 'wall' if device.type == 'cuda' else 'cpu'
+            print(f'{row.size:20}{1e3 * row.wall:10.1f}{1e3 * row.cpu:11.1f}{row.memory:11.0f}'
+                  f'{row.gathered:15.0f}', flush=True)
     where = 'one GPU' if device.type == 'cuda' else f'{args.threads} CPU threads'
     title = (
         f'ReCo loss, forward + backward, {where}; base: 20 x 256 x 81 x 81, 21 classes, 256 x 512'
     )
-    plot(results, clock, title, args.out)
+    plot(results, device, title, args.out)
     print(f'Written: {args.out}')
 
 

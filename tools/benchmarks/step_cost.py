@@ -29,7 +29,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 import mmseg_reco  # noqa: F401  registers everything
-from mmseg_reco.engine.launch import batch_norm_for_cpu, enable_amp
+from mmseg_reco.engine.launch import batch_norm_for_cpu, enable_amp, positive_int
 
 CAMVID = 'configs/reco/deeplabv3plus_m-v2_camvid_'
 CONFIGS = [f'{CAMVID}{name}.py' for name in ('supervised-20', 'semi-20_classmix', 'semi-20')]
@@ -73,7 +73,8 @@ def make_step(cfg: Config, device: torch.device, channels_last: bool) -> Callabl
     for loss in cfg.model.get('losses', []):
         if loss.type == 'ReCoLoss':
             loss.strong_threshold = 1.
-    batch_norm_for_cpu(cfg)
+    if device.type == 'cpu':
+        batch_norm_for_cpu(cfg)
     model = MODELS.build(cfg.model).to(device).train()
     if channels_last:
         model.to(memory_format=torch.channels_last)
@@ -86,8 +87,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='*', default=CONFIGS, help='the first is the yardstick')
-    parser.add_argument('--rounds', type=int, default=9, help='steps of each config')
-    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--rounds', type=positive_int, default=9, help='steps of each config')
+    parser.add_argument('--threads', type=positive_int, default=1)
     parser.add_argument('--amp', choices=('float16', 'bfloat16'))
     parser.add_argument('--channels-last', action='store_true')
     args = parser.parse_args()
@@ -105,9 +106,12 @@ def main() -> None:
             enable_amp(cfg)
             if device.type == 'cuda':
                 cfg.optim_wrapper.dtype = args.amp
+        torch.backends.cudnn.benchmark = cfg.get('env_cfg', {}).get('cudnn_benchmark', False)
         steps[Path(path).stem] = make_step(cfg, device, args.channels_last)
     print(f'{machine(device)}, {args.amp or "float32"}'
           f'{", channels last" if args.channels_last else ""}')
+    for step in steps.values():  # momentum is allocated, and algorithms are chosen
+        step()
     memory = {name: peak_memory(step, device) for name, step in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _, name in bar(list(product(range(args.rounds), steps))):

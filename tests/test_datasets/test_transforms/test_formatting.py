@@ -3,15 +3,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DefaultScope
 
 from mmseg_reco.datasets.transforms import MultiBranch, PackSemiSegInputs
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        yield
 
 
 def results_of(height=4, width=5, **more):

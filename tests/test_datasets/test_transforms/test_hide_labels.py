@@ -1,15 +1,8 @@
 # Licensed under the Apache License, Version 2.0.
 import numpy as np
 import pytest
-from mmengine.registry import DefaultScope
 
 from mmseg_reco.datasets.transforms import HideLabels
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        yield
 
 
 def results_of(**more):

@@ -2,7 +2,6 @@
 """The benchmark of the start runs, and the check before training goes through the names once."""
 
 import re
-import runpy
 import sys
 
 import pytest
@@ -10,14 +9,11 @@ from mmseg.registry import DATASETS
 
 from mmseg_reco.datasets import checks, files
 
-TOOL = 'tools/benchmarks/dataset_start.py'
-
 
 @pytest.mark.skipif(sys.platform != 'linux', reason="reads Linux' account of memory")
-def test_benchmark_prints_every_step(monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', [TOOL, '--names', '150', '--repeats', '1'])
-    runpy.run_path(TOOL, run_name='__main__')
-    rows = re.findall(r'^ +150 (\w+, \w+) +(\w+) +\d', capsys.readouterr().out, re.MULTILINE)
+def test_benchmark_prints_every_step(run_benchmark):
+    printed = run_benchmark('dataset_start', '--names', 150, '--rounds', 1)
+    rows = re.findall(r'^ +150 (\w+, \w+) +(\w+) +\d', printed, re.MULTILINE)
     assert rows == [
         ('stock, list', 'dataset'), ('stock, folder', 'dataset'),
         ('ours, lists', 'dataset'), ('ours, lists', 'sampler'), ('ours, lists', 'CheckDataHook'),

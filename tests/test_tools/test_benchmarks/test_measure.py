@@ -1,19 +1,17 @@
 # Licensed under the Apache License, Version 2.0.
-import importlib
+import sys
 import time
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[3] / 'tools' / 'benchmarks'
 CPU = torch.device('cpu')
 
 
 @pytest.fixture
-def measure(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module('measure')
+def measure(load_benchmark):
+    return load_benchmark('measure')
 
 
 def make_bytes(num):
@@ -56,6 +54,28 @@ def test_time_on_the_cpu_leaves_out_waiting(measure):
 
     assert measure.elapsed(lambda: time.sleep(0.2), CPU) < 0.05
     assert 0.05 <= measure.elapsed(work, CPU) < 0.2
+
+
+def test_clock_and_process_are_told_apart(measure):
+    took = measure.timed(lambda: time.sleep(0.2), CPU)
+    assert took.wall >= 0.2 and took.cpu < 0.1
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason="reads Linux' account of memory")
+def test_memory_of_the_process(measure):
+    kept = []
+
+    def step():
+        kept.append(np.ones(2**23))  # 64 MiB
+        np.ones(2**24)
+
+    memory = measure.held(step, CPU)
+    assert 180 < memory.peak / 2**20 < 220 and 55 < memory.kept / 2**20 < 80
+
+
+def test_spread_is_median_and_quartiles(measure):
+    assert measure.spread([4, 1, 2, 3, 5]) == '3.0 [2.0, 4.0]'
+    assert measure.spread(np.array([1, 2]), 3) == '1.500 [1.250, 1.750]'
 
 
 def test_machine_names_threads_and_torch(measure):

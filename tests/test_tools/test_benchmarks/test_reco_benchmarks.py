@@ -1,28 +1,16 @@
 # Licensed under the Apache License, Version 2.0.
 """The loop that the ReCo loss is timed against computes the same thing; the benchmarks run."""
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-BENCHMARKS = Path(__file__).parents[3] / 'tools' / 'benchmarks'
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from oracles import reco_oracle as oracle  # noqa: E402
+from oracles import reco_oracle as oracle
 
 
-@pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.setenv('OMP_WAIT_POLICY', 'PASSIVE')  # so that the import leaves no trace
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import reco_loss
-    return reco_loss
-
-
-def test_loop_has_the_exact_mean(benchmark):
+def test_loop_has_the_exact_mean(load_benchmark):
     """Against the closed form over all draws, within 4 standard errors; a class is absent."""
+    benchmark = load_benchmark('reco_loss')
     torch.manual_seed(0)
     embeddings, labels, probs = benchmark.make_batch(
         2, 5, 6, 5, torch.device('cpu'), torch.float32)
@@ -35,25 +23,22 @@ def test_loop_has_the_exact_mean(benchmark):
     assert abs(float(draws.mean()) - exact) < 4 * float(draws.std()) / 10
 
 
-def test_benchmark_of_the_loss(benchmark, monkeypatch, capsys):
-    arguments = ('--images 2 --channels 8 --side 8 --classes 3 --queries 8 --negatives 8 '
-                 '--threads 1 --repeats 2 --ours 2 --device cpu')
-    monkeypatch.setattr(sys, 'argv', ['reco_loss.py', *arguments.split()])
-    benchmark.main()
-    printed = capsys.readouterr().out
+def test_benchmark_of_the_loss(run_benchmark):
+    printed = run_benchmark(
+        'reco_loss', '--images', 2, '--channels', 8, '--side', 8, '--classes', 3, '--queries', 8,
+        '--negatives', 8, '--threads', 1, '--rounds', 2, '--ours', 2)
     assert float(re.search(r'ratio, wall +([\d.]+)', printed)[1]) > 0
     loop, ours = re.search(r'mean loss: loop ([\d.]+), ours ([\d.]+)', printed).groups()
     assert float(loop) == pytest.approx(float(ours), abs=0.3)
 
 
-def test_benchmark_of_the_scale(benchmark, monkeypatch, capsys, tmp_path):
-    import reco_scale
-    small = reco_scale.Setting(side=8, classes=2, queries=4, negatives=4, images=2, channels=8)
-    monkeypatch.setattr(reco_scale, 'SWEEPS', {
-        name: [small, small._replace(side=9, classes=3, queries=5)] for name in reco_scale.SWEEPS})
-    monkeypatch.setattr(sys, 'argv', ['reco_scale.py', '--threads', '1', '--repeats', '1',
-                                      '--device', 'cpu', '--out', str(tmp_path / 'plot.png')])
-    reco_scale.main()
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+def test_benchmark_of_the_scale(load_benchmark, run_benchmark, tmp_path):
+    module = load_benchmark('reco_scale')
+    small = module.Setting(side=8, classes=2, queries=4, negatives=4, images=2, channels=8)
+    printed = run_benchmark(
+        'reco_scale', '--threads', 1, '--rounds', 1, '--out', tmp_path / 'plot.png',
+        SWEEPS={name: [small, small._replace(side=9, classes=3, queries=5)]
+                for name in module.SWEEPS})
+    rows = [line.split() for line in printed.splitlines()]
     assert [int(row[0]) for row in rows if row[0].isdigit()] == [2, 3, 64, 81, 16, 20]
     assert (tmp_path / 'plot.png').stat().st_size > 10_000

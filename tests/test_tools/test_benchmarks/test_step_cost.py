@@ -1,19 +1,11 @@
 # Licensed under the Apache License, Version 2.0.
-import importlib
-import sys
-from pathlib import Path
-
 import pytest
-import torch
 from mmengine.config import Config
-
-BENCHMARKS = Path(__file__).parents[3] / 'tools' / 'benchmarks'
 
 
 @pytest.fixture
-def cost(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module('step_cost')
+def cost(load_benchmark):
+    return load_benchmark('step_cost')
 
 
 def small(name):
@@ -31,18 +23,16 @@ def test_batches_are_the_configs(cost):
     assert {name: len(images) for name, images in batch['inputs'].items()} == dict(sup=4, unsup=4)
 
 
-def test_the_table_has_a_row_for_each_step(cost, monkeypatch, capsys, tmp_path):
+def test_the_table_has_a_row_for_each_step(cost, run_benchmark, tmp_path):
     paths = []
     for name in ('supervised-20', 'semi-20'):
         paths.append(str(tmp_path / f'{name}.py'))
         small(name).dump(paths[-1])
-    monkeypatch.setattr(sys, 'argv', ['step_cost.py', *paths, '--rounds', '2', '--amp', 'bfloat16'])
-    steps, make = [], cost.make_step
-    monkeypatch.setattr(cost, 'make_step', lambda *args: steps.append(make(*args)) or steps[-1])
-    threads = torch.get_num_threads()
-    cost.main()
-    torch.set_num_threads(threads)
-    rows = [line.split('|')[1:-1] for line in capsys.readouterr().out.splitlines()[3:]]
+    steps = []
+    printed = run_benchmark(
+        'step_cost', *paths, '--rounds', 2, '--amp', 'bfloat16',
+        make_step=lambda *args: steps.append(cost.make_step(*args)) or steps[-1])
+    rows = [line.split('|')[1:-1] for line in printed.splitlines()[3:]]
     assert [row[0].strip() for row in rows] == ['supervised-20', 'semi-20']
     assert float(rows[0][2]) == 1 and float(rows[1][2]) > 0
     logs = steps[1]()

@@ -89,17 +89,8 @@ def test_nothing_valid(sampler_type):
 
 
 @pytest.mark.parametrize('sampler_type', SAMPLERS)
-@pytest.mark.parametrize('edge', ('lowest', 'highest'))
-def test_edge_values_of_the_uniform_stay_in_the_pool(monkeypatch, sampler_type, edge):
-    """`torch.rand` reaches 0 and 1 - 2**-24 once in 16 million draws: every few steps."""
-    rand = torch.rand
-
-    def edge_rand(*args, **kwargs):
-        uniform = rand(*args, **kwargs)
-        return torch.full_like(uniform, 0 if edge == 'lowest' else 1 - torch.finfo(
-            uniform.dtype).eps / 2)
-
-    monkeypatch.setattr(torch, 'rand', edge_rand)
+@pytest.mark.usefixtures('edge_draws')
+def test_edge_values_of_the_uniform_stay_in_the_pool(sampler_type):
     pixels, active = draw(sampler_type, 3)
     for c in range(NUM_CLASSES):
         assert pixels.min() >= 0 and pixels.max() < len(LABELS)

@@ -4,19 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmseg_reco.datasets import MultiSourceSampler
 from mmseg_reco.engine.hooks.check_data_hook import CheckDataHook, describe
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        yield
 
 
 @pytest.fixture
