@@ -20,7 +20,7 @@ from measure import Seconds, bar, machine, spread, timed
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
-from mmseg_reco.engine.launch import positive_int
+from mmseg_reco.engine.command_line import positive_int
 from mmseg_reco.models.preprocess import (
     BatchColorJitter,
     BatchFlip,

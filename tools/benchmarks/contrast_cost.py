@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from measure import bar, elapsed, machine, peak_memory, spread
 from torch import Tensor
 
-from mmseg_reco.engine.launch import positive_int
+from mmseg_reco.engine.command_line import positive_int
 from mmseg_reco.models.heads import semantic_scores
 from mmseg_reco.models.losses import (
     ReCoLoss,

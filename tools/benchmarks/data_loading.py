@@ -25,7 +25,7 @@ from mmengine.runner import Runner
 from mmseg.registry import DATASETS, MODELS
 
 import mmseg_reco  # noqa: F401  registers everything
-from mmseg_reco.engine.launch import positive_int
+from mmseg_reco.engine.command_line import positive_int
 
 
 def time_transforms(dataset, samples: int) -> dict[str, list[float]]:

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 
 import mmseg_reco  # noqa: F401  registers everything
 from mmseg_reco.datasets import MultiSourceSampler
+from mmseg_reco.engine.command_line import positive_int
 from mmseg_reco.engine.hooks import CheckDataHook
-from mmseg_reco.engine.launch import positive_int
 
 CLASSES = 'field', 'road', 'house'
 PIPELINE = [

@@ -32,7 +32,7 @@ from mmseg_reco.datasets.partial_labels import (  # noqa: E402
     parse_level,
     sparsify_levels,
 )
-from mmseg_reco.engine.launch import positive_int  # noqa: E402
+from mmseg_reco.engine.command_line import positive_int  # noqa: E402
 
 Masks = dict[str, np.ndarray]
 

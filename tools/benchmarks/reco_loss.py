@@ -24,7 +24,7 @@ import torch.nn.functional as F  # noqa: E402
 from measure import Seconds, bar, clock, elapsed, held, machine, spread, timed  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from mmseg_reco.engine.launch import positive_int  # noqa: E402
+from mmseg_reco.engine.command_line import positive_int  # noqa: E402
 from mmseg_reco.models.losses import ReCoLoss  # noqa: E402
 
 TEMPERATURE, STRONG_THRESHOLD = 0.5, 0.97

@@ -18,7 +18,7 @@ import reco_loss  # before torch: it sets how threads wait
 import torch
 from measure import clock, held, machine, timed
 
-from mmseg_reco.engine.launch import positive_int
+from mmseg_reco.engine.command_line import positive_int
 from mmseg_reco.models.losses import ReCoLoss
 
 # A step that takes more seconds than this is not repeated.

@@ -29,7 +29,8 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 import mmseg_reco  # noqa: F401  registers everything
-from mmseg_reco.engine.launch import batch_norm_for_cpu, enable_amp, positive_int
+from mmseg_reco.engine.command_line import positive_int
+from mmseg_reco.engine.launch import batch_norm_for_cpu, enable_amp
 
 CAMVID = 'configs/reco/deeplabv3plus_m-v2_camvid_'
 CONFIGS = [f'{CAMVID}{name}.py' for name in ('supervised-20', 'semi-20_classmix', 'semi-20')]

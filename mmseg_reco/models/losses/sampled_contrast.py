@@ -2,9 +2,10 @@
 """InfoNCE over sampled keys, without ever holding [queries, keys, channels].
 
 The negatives of a query enter its loss and its gradient through two figures alone: the logsumexp
-of their logits, and their mean weighted by the softmax of the logits. That is attention to M keys
-of one's own, here called sampled attention. It is computed in one of three ways: on CUDA with
-Triton by a fused kernel, on the CPU block by block of the pixels, and else by gathering keys.
+of their logits, and their mean weighted by the softmax of the logits. That is attention in which
+each query has M keys of its own, here called sampled attention. It is computed in one of three
+ways: on CUDA with Triton by a fused kernel, on the CPU block by block of the pixels, and else by
+gathering keys.
 """
 import importlib.util
 import warnings
@@ -125,9 +126,12 @@ def fused_kernel(device: torch.device) -> Callable | None:
         return None
     try:
         from .sampled_attention_kernel import fused_attention
-        one, first = torch.ones(1, 1, device=device), torch.zeros(1, 1, dtype=int, device=device)
-        fused_attention(one, one[None], first, first[0] == 0, 1.)
+        row = torch.ones(1, 16, device=device)
+        first = torch.zeros(1, 1, dtype=int, device=device)
+        fused_attention(row, row[None], first, first[0] == 0, 1.)
     except Exception as error:  # whatever stands in the way, there is another way
+        if isinstance(error, torch.cuda.OutOfMemoryError) or 'CUDA error' in str(error):
+            raise  # of what ran before
         warnings.warn(
             f'Keys are gathered, which is slower, since Triton compiles no kernel here ({error}). '
             'It needs a C compiler and the headers of Python: apt install gcc python3-dev.',
@@ -161,21 +165,24 @@ def sampled_attention(queries: Tensor, keys: Tensor, pixels: Tensor, active: Ten
     return (attention or gathered_attention)(queries, keys, pixels, active, temperature)
 
 
-def contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor, pixels: Tensor,
-             active: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def contrast(rows: Tensor, queries: Tensor, prototypes: Tensor, pixels: Tensor, active: Tensor,
+             temperature: float) -> tuple[Tensor, Tensor]:
     """Losses as of :func:`sampled_contrast`, and their gradients in the embeddings of the queries.
+
+    Args:
+        rows (Tensor): Representations, any strides. Shape (B, h * w, D).
+        queries, prototypes, pixels, active, temperature: See :func:`sampled_contrast`.
 
     Returns:
         tuple[Tensor, Tensor]: Shapes (C, Q) and (C, Q, D).
     """
-    places = unravel_pixels(queries, *embeddings.shape[2:])
-    vectors = embeddings.permute(0, 2, 3, 1)[places].to(prototypes.dtype)
+    vectors = rows[divmod_pixels(queries, rows.size(1))].to(prototypes.dtype)
     norm = torch.linalg.vector_norm(vectors, dim=2, keepdim=True)
     inverse = torch.where(norm > EPS, norm.reciprocal(), 0)
     unit = vectors.mul_(inverse)
 
     lse, means = sampled_attention(
-        unit.flatten(0, 1), embeddings.flatten(2).transpose(1, 2), pixels.flatten(0, 1),
+        unit.flatten(0, 1), rows, pixels.flatten(0, 1),
         active[:, None].expand_as(queries).flatten(), temperature)
     # loss = log(1 + exp(excess)), and d loss / d excess = sigmoid(excess).
     excess = lse.view_as(queries) - (unit @ prototypes[:, :, None])[:, :, 0] / temperature
@@ -186,9 +193,9 @@ def contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor, pixels: Te
     return torch.logaddexp(excess, excess.new_zeros(())), slope.mul_(inverse)
 
 
-def unravel_pixels(pixels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, row and column of pixels that are counted over all three."""
-    return pixels // (height * width), pixels // width % height, pixels % width
+def divmod_pixels(pixels: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Image, and place in it, of pixels that are counted over images of ``length`` pixels."""
+    return pixels // length, pixels % length
 
 
 class _SampledContrast(torch.autograd.Function):
@@ -197,10 +204,13 @@ class _SampledContrast(torch.autograd.Function):
     @staticmethod
     def forward(ctx, embeddings: Tensor, queries: Tensor, prototypes: Tensor,
                 negatives: Iterable[Tensor], active: Tensor, temperature: float) -> Tensor:
+        rows = embeddings.flatten(2).transpose(1, 2)
+        if rows.is_cuda:
+            rows = rows.contiguous()  # once, for all parts; no copy if channels-last
         parts, done = [], 0
         for pixels in negatives:
             classes = slice(done, done + len(pixels))
-            parts.append(contrast(embeddings, queries[classes], prototypes[classes], pixels,
+            parts.append(contrast(rows, queries[classes], prototypes[classes], pixels,
                                   active[classes], temperature))
             done += len(pixels)
         losses, slopes = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -212,11 +222,20 @@ class _SampledContrast(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         queries, slopes = ctx.saved_tensors
-        # In the precision of the loss, since a pixel may be drawn often; in the given layout.
-        total = torch.zeros_like(ctx.like, dtype=slopes.dtype, device=slopes.device)
-        total.permute(0, 2, 3, 1).index_put_(
-            unravel_pixels(queries, *total.shape[2:]), grad[:, :, None] * slopes, accumulate=True)
-        return total.to(ctx.like.dtype), None, None, None, None, None
+        # In the precision of the loss, since a pixel may be drawn often. In rows that lie side by
+        # side on a GPU, which would copy the map to and fro otherwise.
+        by_rows = slopes.is_cuda or ctx.like.is_contiguous(memory_format=torch.channels_last)
+        total = torch.zeros_like(
+            ctx.like, dtype=slopes.dtype, device=slopes.device,
+            memory_format=torch.channels_last if by_rows else torch.contiguous_format)
+        rows = total.flatten(2).transpose(1, 2)
+        # As autograd itself scatters: index_put_ would check the range of pixels, and older torch
+        # waits for that.
+        torch.ops.aten._index_put_impl_(
+            rows, divmod_pixels(queries, rows.size(1)), grad[:, :, None] * slopes, True, True)
+        if total.dtype != ctx.like.dtype or total.stride() != ctx.like.stride():
+            total = torch.empty_like(ctx.like, device=total.device).copy_(total)
+        return total, None, None, None, None, None
 
 
 def sampled_contrast(embeddings: Tensor, queries: Tensor, prototypes: Tensor,

@@ -40,16 +40,17 @@ def build_pixel_index(labels: Tensor, hard: Tensor, num_classes: int) -> PixelIn
     valid = (labels >= 0) & (labels < num_classes)
     # Two buckets a class, (hard, easy), and a last one for everything that is not valid.
     bucket = torch.where(valid, 2 * labels + (~hard).long(), 2 * num_classes)
-    sizes = bucket.new_zeros(2 * num_classes + 1).scatter_add_(0, bucket, torch.ones_like(bucket))
-    pairs = sizes[:-1].view(num_classes, 2)
-    count = pairs.sum(1)
     # The narrowest integer sorts fastest.
     key = bucket.to(torch.int16) if 2 * num_classes < 2**15 else bucket
+    key, order = key.sort()
+    bounds = torch.searchsorted(
+        key, torch.arange(2 * num_classes + 1, dtype=key.dtype, device=key.device))
+    start, hard_end = bounds[:-1].view(num_classes, 2).unbind(1)
     return PixelIndex(
-        order=torch.argsort(key),
-        start=count.cumsum(0) - count,
-        count=count,
-        hard_count=pairs[:, 0])
+        order=order,
+        start=start,
+        count=bounds[2::2] - start,
+        hard_count=hard_end - start)
 
 
 def uniform(*shape: int, device: torch.device, generator: torch.Generator | None) -> Tensor:

@@ -700,9 +700,17 @@ def test_the_record_sees_a_wait(wait):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('dtype', FLOAT_TYPES)
-def test_cuda_without_synchronisation(dtype):
+@pytest.mark.parametrize('layout', ('small', 'large', 'channels_last'))
+def test_cuda_without_synchronisation(dtype, layout, monkeypatch):
     """The same code path, forward and backward, with every hidden wait turned into an error."""
     batch = [tensor.cuda() for tensor in make_batch()]
+    if layout != 'small':  # other kernels than for a few pixels, and classes in several parts
+        monkeypatch.setattr(mmseg_reco.models.losses.reco_loss, 'NEGATIVES_AT_ONCE', 8 * 8)
+        labels = torch.randint(0, batch[2].size(1), (2, 96, 96), device='cuda')
+        probs = torch.rand(2, batch[2].size(1), 96, 96, device='cuda').softmax(1)
+        batch = [torch.randn(2, 256, 96, 96, device='cuda'), labels, probs]
+    if layout == 'channels_last':
+        batch[0] = batch[0].contiguous(memory_format=torch.channels_last)
     batch[0] = batch[0].to(dtype).requires_grad_()
     loss = build_loss(num_queries=8, num_negatives=8)
     loss(*batch).backward()  # warm-up: libraries synchronise while they load

@@ -115,8 +115,9 @@ def assert_equals_loop(attention, case, temperature):
 # Sizes that are no multiple of any block, channels no power of two; 4,096 elements are a tile.
 SIZES = dict(
     usual=dict(), one_channel=dict(channels=1), one_draw=dict(per_query=1), one_key=dict(
-        images=1, length=1), tiles=dict(channels=300, per_query=37), many_draws=dict(
-            length=3, per_query=700), images=dict(images=7, length=5))
+        images=1, length=1), tiles=dict(channels=300, per_query=37), paper=dict(
+            channels=256, per_query=512), many_draws=dict(length=3, per_query=700), images=dict(
+                images=7, length=5))
 
 
 @pytest.mark.parametrize('size', SIZES)
@@ -174,7 +175,7 @@ def test_more_blocks_than_a_byte_can_count(monkeypatch):
 def test_interpreter_is_not_used_unasked(monkeypatch):
     triton = pytest.importorskip('triton', reason='the kernel needs Triton: pip install triton')
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)
-    assert isinstance(load_kernel('compiled_kernel').attend, triton.JITFunction)
+    assert isinstance(load_kernel('compiled_kernel')._attend, triton.JITFunction)
 
 
 @pytest.mark.parametrize('capability, dtype', [(80, 'fp32'), (90, 'bf16')])
@@ -185,12 +186,12 @@ def test_kernel_compiles(monkeypatch, capability, dtype):
     kernel = load_kernel('compiled_kernel')
     types = dict(queries='*fp32', keys=f'*{dtype}', pixels='*i64', active='*i1', lse='*fp32',
                  means='*fp32', per_query='i32', channels='i32', temperature='fp32', eps='fp32',
-                 TILE='constexpr', CHANNELS='constexpr')
+                 TILE='constexpr', QUARTER='constexpr')
     source = triton.compiler.ASTSource(
-        fn=kernel.attend, signature=types,
+        fn=kernel._attend, signature=types,
         # As of a launch: pointers, keys a query and channels are multiples of 16.
         attrs={(i, ): [['tt.divisibility', 16]] for i in (0, 1, 2, 4, 5, 6, 7)},
-        constexprs=dict(TILE=kernel.TILE_ELEMENTS // 256, CHANNELS=256))
+        constexprs=dict(TILE=kernel.TILE_ELEMENTS // 256, QUARTER=64))
     compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32))
     assert 'ld.global.v4' in compiled.asm['ptx'], 'keys are not read 16 bytes at a time'
     assert compiled.asm['cubin']
@@ -214,6 +215,22 @@ def test_kernel_that_does_not_compile_is_gone_without(monkeypatch, error):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     sampled_contrast.fused_kernel.cache_clear()
     assert sampled_contrast.fused_kernel(device) is None
+    sampled_contrast.fused_kernel.cache_clear()
+
+
+@pytest.mark.parametrize('error', [
+    torch.cuda.OutOfMemoryError('out of memory'), RuntimeError('CUDA error: an illegal address')])
+def test_an_error_of_the_gpu_is_not_taken_for_a_missing_compiler(monkeypatch, error):
+    def kernel(*args):
+        raise error
+
+    name = 'mmseg_reco.models.losses.sampled_attention_kernel'
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(fused_attention=kernel))
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name == 'triton')
+    sampled_contrast.fused_kernel.cache_clear()
+    for _ in range(2):  # nothing is remembered
+        with pytest.raises(type(error), match=str(error)):
+            sampled_contrast.fused_kernel(torch.device('cpu'))
     sampled_contrast.fused_kernel.cache_clear()
 
 
