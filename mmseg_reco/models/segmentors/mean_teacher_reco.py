@@ -89,8 +89,8 @@ class MeanTeacherReCo(SemiBaseSegmentor):
         if drop_prob is not None:
             unsupervised[f'{name}_features'] = (
                 self.semi_train_cfg['feature_weight'] * self.pseudo_label_loss(perturbed, weak))
-        unsupervised[name] = self.pseudo_label_loss(unlabeled, strong)  # last: its are the
-        # diagnostics that are logged
+        # After that of perturbed features, so that the diagnostics logged are of this one.
+        unsupervised[name] = self.pseudo_label_loss(unlabeled, strong)
         labels = self.complete(stack_labels(data_samples['sup']), labeled)
         unsupervised.update(self.representation_losses(student, labels, teacher, weak, strong))
         # Last, since a stock head's accuracy waits for a GPU, which has the above to do meanwhile.
