@@ -66,7 +66,9 @@ def make_batch(cfg: Config) -> dict:
             for key in ('inputs', 'data_samples')}
 
 
-def make_step(cfg: Config, device: torch.device, channels_last: bool) -> Callable[[], dict[str, float]]:
+def make_step(
+    cfg: Config, device: torch.device, channels_last: bool
+) -> Callable[[], dict[str, float]]:
     """One training step of a config, always on the same batch, as a Runner goes through it.
 
     That is with the teacher's update, and with the losses read for the log.
