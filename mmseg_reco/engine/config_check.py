@@ -11,8 +11,11 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 from mmseg import registry
 
+from mmseg_reco.datasets.pipelines import transform_name
+
 # What mmengine itself takes out of a config before it builds the object.
 _RESERVED = {'type', 'priority', '_scope_', '_delete_'}
+_ENDLESS = 'InfiniteSampler', 'MultiSourceSampler'
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
@@ -101,6 +104,36 @@ def check_config(cfg: Config) -> None:
             meant = nearest(key, known, 0.6)
             hint = f"Did you mean '{meant}'?" if meant else f'It has: {", ".join(sorted(known))}.'
             raise ValueError(f'{place}.{key}: {cls.__name__} has no such argument. {hint}')
+
+
+def check_training(runner: Runner) -> None:
+    """Refuse a training that would run in vain: with a teacher that nothing moves, or endless.
+
+    Args:
+        runner (Runner): The runner, before it trains.
+
+    Raises:
+        ValueError: The message names the setting and the remedy.
+    """
+    cfg = runner.cfg
+    hook = registry.HOOKS.get('MeanTeacherHook')
+    if 'segmentor' in (cfg.get('model') or {}) and not any(
+            isinstance(other, hook) for other in runner.hooks):
+        if any(type(other).__name__ == hook.__name__ for other in runner.hooks):
+            raise ValueError("custom_hooks has mmdet's MeanTeacherHook, which leaves the teacher's "
+                             "BN statistics at their first values: take dict(type="
+                             "'mmseg.MeanTeacherHook')")
+        raise ValueError("custom_hooks lacks dict(type='MeanTeacherHook'): the teacher would keep "
+                         'its first weights')
+    loop = cfg.get('train_cfg') or {}
+    by_epoch = (transform_name(loop) == 'EpochBasedTrainLoop' if 'type' in loop
+                else loop.get('by_epoch'))
+    sampler = (cfg.get('train_dataloader') or {}).get('sampler')
+    if by_epoch and sampler and transform_name(sampler) in _ENDLESS:
+        raise ValueError(
+            f'train_cfg counts epochs, but those of {transform_name(sampler)} never end: take '
+            "train_cfg = dict(type='IterBasedTrainLoop', max_iters=..., val_interval=...), with "
+            '_delete_=True where a base has another')
 
 
 def check_options(options: Iterable[str], cfg: Config) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmseg.datasets import PascalVOCDataset
 from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
@@ -27,13 +27,14 @@ from mmseg_reco.datasets.partial_labels import sparsify
 from mmseg_reco.datasets.splits import select_random
 from mmseg_reco.engine import launch
 from mmseg_reco.engine.checkpoint import latest_checkpoint, safe_checkpoint_loading
-from mmseg_reco.engine.config_check import check_config, check_options
-from mmseg_reco.engine.hooks import CheckDataHook
+from mmseg_reco.engine.config_check import check_config, check_options, check_training
+from mmseg_reco.engine.hooks import CheckDataHook, MeanTeacherHook
 from mmseg_reco.engine.runner import TeacherStudentValLoop
 from mmseg_reco.models import PseudoLabelLoss, ReCoLoss
 
 DOC = Path(__file__).resolve().parents[2] / 'docs' / 'reliability.md'
 CASES: dict[str, Callable] = {}
+TEACHER_HOOK = MeanTeacherHook()
 
 
 def case(function: Callable) -> Callable:
@@ -94,7 +95,7 @@ class Bench:
         train = self.semi() if train is None else train
         CheckDataHook().before_train(SimpleNamespace(
             train_dataloader=DataLoader(train, 4, sampler=sampler),
-            val_loop=val and SimpleNamespace(dataloader=DataLoader(val)),
+            val_loop=val and SimpleNamespace(dataloader=DataLoader(val)), hooks=[TEACHER_HOOK],
             cfg=dict(model=model), logger=SimpleNamespace(warning=print)))
 
 
@@ -409,6 +410,25 @@ def setting_misspelt(bench, monkeypatch):
 @case
 def option_misspelt(bench, monkeypatch):
     check_options(['optim_wraper.optimizer.lr'], Config(dict(optim_wrapper=dict())))
+
+
+@case
+def teacher_hook_missing(bench, monkeypatch):
+    CheckDataHook().before_train(SimpleNamespace(
+        cfg=dict(model=dict(segmentor={})), hooks=[CheckDataHook()]))
+
+
+@case
+def teacher_hook_of_mmdet(bench, monkeypatch):
+    hook = type('MeanTeacherHook', (Hook, ), {})()
+    check_training(SimpleNamespace(cfg=dict(model=dict(segmentor={})), hooks=[hook]))
+
+
+@case
+def training_by_epochs(bench, monkeypatch):
+    cfg = dict(train_cfg=dict(by_epoch=True), train_dataloader=dict(
+        sampler=dict(type='MultiSourceSampler')))
+    check_training(SimpleNamespace(cfg=cfg, hooks=[]))
 
 
 @case

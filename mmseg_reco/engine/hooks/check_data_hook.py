@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from mmseg_reco.datasets import LoadCheckedImage
 from mmseg_reco.datasets.checks import Problem, leaf_datasets, quick_check
 from mmseg_reco.datasets.samplers import MultiSourceSampler
+from mmseg_reco.engine.config_check import check_training
 
 
 @HOOKS.register_module()
@@ -26,8 +27,9 @@ class CheckDataHook(Hook):
         """Check the data of training and validation.
 
         Raises:
-            ValueError: If anything is wrong with them.
+            ValueError: If anything is wrong with them, or :func:`check_training` refuses.
         """
+        check_training(runner)
         loader = runner.train_dataloader
         val_loop = runner.val_loop
         problems, remarks = quick_check(

@@ -49,7 +49,7 @@ def runner_of(train, val=None, sampler=None, burn_in=0):
     loader = DataLoader(train, 4, sampler=sampler)
     val_loop = None if val is None else SimpleNamespace(dataloader=DataLoader(val))
     cfg = dict(model=dict(semi_train_cfg=dict(burn_in=burn_in))) if burn_in else {}
-    return SimpleNamespace(train_dataloader=loader, val_loop=val_loop, cfg=cfg,
+    return SimpleNamespace(train_dataloader=loader, val_loop=val_loop, cfg=cfg, hooks=[],
                            logger=logging.getLogger('test'))
 
 
