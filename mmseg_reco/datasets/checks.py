@@ -3,7 +3,7 @@
 
 import os.path as osp
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,12 +17,14 @@ from PIL import Image
 
 from .files import is_local, list_files, read
 from .labeled_unlabeled import LabeledUnlabeledDataset
+from .pipelines import transform_name
 from .transforms import HideLabels, MultiBranch
 from .transforms.loading import is_cut_short
 
 INDEX_MODES = '1', 'L', 'P'  # Pillow's names for images of at most 8 bits and one channel
 IMAGE_SUFFIXES = '.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp'
 EXIF_ORIENTATION, EXIF_SIDEWAYS = 274, (5, 6, 7, 8)
+_HEADS, _EDGE_HEAD = ('decode_head', 'auxiliary_head'), 'STDCHead'
 QUICK_PAIRS = 32  # images and masks of each dataset that the check before training reads
 
 
@@ -224,18 +226,22 @@ def check_num_classes(parts: dict[str, BaseDataset], model: dict | None) -> list
 
     Args:
         parts (dict[str, BaseDataset]): Datasets without wrappers, by name.
-        model (dict, optional): Config of the model; its first ``decode_head`` counts.
+        model (dict, optional): Config of the model; all its decode and auxiliary heads count,
+            save those that learn edges.
 
     Returns:
         list[Problem]: What is wrong.
     """
-    expected = _find_num_classes(model)
+    heads = {place: head['num_classes'] for place, head in _heads(model)
+             if _EDGE_HEAD not in str(head.get('type'))}
     problems = []
     for name, dataset in parts.items():
         named = len(dataset.metainfo.get('classes', ()))
-        if expected and named and named != expected:
-            problems.append(Problem(name, f'has {named} classes, but the decode head of the model '
-                                    f'has num_classes={expected}: make them equal'))
+        others = [f'{place}.num_classes={count}' for place, count in heads.items()
+                  if count != named]
+        if named and others:
+            problems.append(Problem(
+                name, f'has {named} classes, but {", ".join(others)}: make them equal'))
     return problems
 
 
@@ -260,7 +266,7 @@ def check_branches(parts: dict[str, BaseDataset], model: dict | None) -> list[Pr
 
 
 def check_losses(model: dict | None) -> list[Problem]:
-    """Heads whose pixel sampler (OHEM) and losses do not go together in mmseg.
+    """Losses of heads that fail in mmseg: beside a pixel sampler (OHEM), or by their weights.
 
     Args:
         model (dict, optional): Config of the model.
@@ -268,25 +274,36 @@ def check_losses(model: dict | None) -> list[Problem]:
     Returns:
         list[Problem]: What is wrong.
     """
-    if isinstance(model, (list, tuple)):
-        return [problem for part in model for problem in check_losses(part)]
-    if not isinstance(model, dict):
-        return []
-    losses = model.get('loss_decode') or []
-    losses = losses if isinstance(losses, (list, tuple)) else [losses]
-    if model.get('sampler') and any(loss.get('type') == 'DiceLoss' for loss in losses):
-        return [Problem(f'model, {model.get("type")}', "has a pixel sampler and mmseg's DiceLoss, "
-                        'which takes no weights of pixels: remove one of them')]
-    return check_losses(list(model.values()))
+    problems = []
+    for place, head in _heads(model):
+        losses = head.get('loss_decode') or []
+        losses = ({f'[{index}]': loss for index, loss in enumerate(losses)}
+                  if isinstance(losses, (list, tuple)) else {'': losses})
+        for index, loss in losses.items():
+            weights = loss.get('class_weight')
+            if head.get('sampler') and transform_name(loss) == 'DiceLoss':
+                problems.append(Problem(
+                    place, "has a pixel sampler and mmseg's DiceLoss, which takes no weights of "
+                    'pixels: remove one of them'))
+            softmax = not (loss.get('use_sigmoid') or loss.get('use_mask'))
+            if (isinstance(weights, (list, tuple)) and softmax
+                    and len(weights) != head['num_classes']):
+                problems.append(Problem(
+                    f'{place}.loss_decode{index}.class_weight', f'has {len(weights)} numbers for '
+                    f'{head["num_classes"]} classes: give one for each'))
+    return problems
 
 
-def _find_num_classes(model: dict | None) -> int | None:
-    if not isinstance(model, dict):
-        return None
-    head = model.get('decode_head')
-    if head:
-        return (head[-1] if isinstance(head, list) else head).get('num_classes')
-    return next(filter(None, map(_find_num_classes, model.values())), None)
+def _heads(node, place: str = 'model', within: bool = False) -> Iterator[tuple[str, dict]]:
+    """Every config with ``num_classes`` in the decode and auxiliary heads, with its place."""
+    if isinstance(node, (list, tuple)):
+        for index, part in enumerate(node):
+            yield from _heads(part, f'{place}[{index}]', within)
+    elif isinstance(node, dict):
+        if within and node.get('num_classes'):
+            yield place, node
+        for key, part in node.items():
+            yield from _heads(part, f'{place}.{key}', within or key in _HEADS)
 
 
 def _training_labels(info: dict) -> np.ndarray:

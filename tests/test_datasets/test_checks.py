@@ -1,14 +1,21 @@
 # Licensed under the Apache License, Version 2.0.
+from pathlib import Path
+from types import SimpleNamespace
 
+import mmseg
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmseg.registry import DATASETS
 from PIL import Image
+from test_all_heads import CASES, VARIANTS
 
 from mmseg_reco.datasets.checks import (
+    _heads,
     check_branches,
     check_dataset,
     check_files,
+    check_losses,
     check_num_classes,
     check_overlaps,
     check_pair,
@@ -254,11 +261,45 @@ def test_wrappers(root):
 
 def test_num_classes(root):
     parts = dict(train=build(root))
-    for model in (dict(decode_head=dict(num_classes=19)), dict(segmentor=dict(
-            decode_head=[dict(num_classes=19), dict(num_classes=19)]))):
-        assert '3 classes' in check_num_classes(parts, model)[0].text
-    for model in (None, dict(decode_head=dict(num_classes=3)), dict(backbone=dict())):
+    right, wrong = dict(num_classes=3), dict(num_classes=19)
+    for model, place in (
+            (dict(decode_head=wrong, auxiliary_head=None), 'model.decode_head'),
+            (dict(segmentor=dict(decode_head=[wrong, right])), 'model.segmentor.decode_head[0]'),
+            (dict(decode_head=right, auxiliary_head=[right, wrong]), 'model.auxiliary_head[1]'),
+            (dict(decode_head=dict(kernel_generate_head=wrong, kernel_update_head=[right])),
+             'model.decode_head.kernel_generate_head')):
+        assert check_num_classes(parts, model) == [
+            ('train', f'has 3 classes, but {place}.num_classes=19: make them equal')]
+    edges = dict(type='STDCHead', num_classes=2)
+    for model in (None, dict(decode_head=right, auxiliary_head=[edges]), dict(backbone=wrong)):
         assert check_num_classes(parts, model) == []
+
+
+def test_losses():
+    def check(**head):
+        return check_losses(dict(segmentor=dict(auxiliary_head=[dict(num_classes=3, **head)])))
+
+    few = dict(type='CrossEntropyLoss', class_weight=[1., 2.])
+    place = 'model.segmentor.auxiliary_head[0].loss_decode'
+    assert [problem.file for problem in check(loss_decode=few)] == [f'{place}.class_weight']
+    assert [problem.file for problem in check(loss_decode=[dict(type='X'), few])] == [
+        f'{place}[1].class_weight']
+    for weight in (None, [1.] * 3, 'weights.npy'):
+        assert check(loss_decode=dict(few, class_weight=weight)) == []
+    assert check(loss_decode=dict(few, use_sigmoid=True)) == check() == []
+
+
+@pytest.mark.skipif(mmseg.__version__ != '1.2.2', reason='its shipped configs')
+def test_heads_of_shipped_configs_agree():
+    """One config of each family, whose heads have one number of classes but for edges."""
+    folder = Path(mmseg.__file__).parent / '.mim/configs'
+    for case in [*CASES, *VARIANTS]:
+        model = Config.fromfile(folder / case.config, import_custom_modules=False).model
+        counts = [head['num_classes'] for place, head in _heads(model)]
+        data = SimpleNamespace(metainfo=dict(classes=range(max(counts, default=0))))
+        assert check_num_classes(dict(train=data), model) == [], case.config
+        if case.family != 'san':
+            assert check_losses(model) == [], case.config
 
 
 def test_quick_check_of_a_large_dataset(root):

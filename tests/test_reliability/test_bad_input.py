@@ -23,6 +23,7 @@ from PIL import Image
 from tiny_segmentor import segmentor_config
 from torch.utils.data import DataLoader
 
+from mmseg_reco.datasets.checks import check_losses
 from mmseg_reco.datasets.partial_labels import sparsify
 from mmseg_reco.datasets.splits import select_random
 from mmseg_reco.engine import launch
@@ -31,6 +32,7 @@ from mmseg_reco.engine.config_check import check_config, check_options, check_tr
 from mmseg_reco.engine.hooks import CheckDataHook, MeanTeacherHook
 from mmseg_reco.engine.runner import TeacherStudentValLoop
 from mmseg_reco.models import PseudoLabelLoss, ReCoLoss
+from mmseg_reco.models.segmentors.embedding_encoder_decoder import cross_entropy_of_labels
 
 DOC = Path(__file__).resolve().parents[2] / 'docs' / 'reliability.md'
 CASES: dict[str, Callable] = {}
@@ -359,6 +361,24 @@ def other_number_of_classes(bench, monkeypatch):
 
 
 @case
+def other_number_of_classes_of_an_auxiliary_head(bench, monkeypatch):
+    heads = [dict(num_classes=2), dict(num_classes=3), dict(type='STDCHead', num_classes=1)]
+    bench.check(model=dict(segmentor=dict(decode_head=heads[0], auxiliary_head=heads)))
+
+
+@case
+def class_weights_too_few(bench, monkeypatch):
+    head = dict(num_classes=3, loss_decode=[dict(type='CrossEntropyLoss', class_weight=[1., 2.])])
+    raise ValueError(*check_losses(dict(segmentor=dict(decode_head=head))))
+
+
+@case
+def class_weights_too_few_later(bench, monkeypatch):
+    logits, labels = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64)
+    cross_entropy_of_labels(logits, labels, class_weight=torch.ones(2))
+
+
+@case
 def dice_with_pixel_sampler(bench, monkeypatch):
     head = dict(type='FCNHead', num_classes=2, sampler=dict(type='OHEMPixelSampler'),
                 loss_decode=[dict(type='CrossEntropyLoss'), dict(type='DiceLoss')])
@@ -472,6 +492,13 @@ def momentum_out_of_range(bench, monkeypatch):
 def head_without_conv_seg(bench, monkeypatch):
     segmentor = segmentor_config()
     segmentor.decode_head.type = 'HeadWithoutConvSeg'
+    model_of(segmentor)
+
+
+@case
+def auxiliary_head_ignores_0(bench, monkeypatch):
+    segmentor = segmentor_config()
+    segmentor.auxiliary_head = dict(segmentor.decode_head, ignore_index=0)
     model_of(segmentor)
 
 

@@ -38,7 +38,13 @@ def cross_entropy_of_labels(pred: Tensor,
 
     A collective that waits for no device. mmseg 1.2.2's own, with class weights, looks up the
     weight of the ignored class and fails.
+
+    Raises:
+        ValueError: If ``class_weight`` is for another number of classes.
     """
+    if class_weight is not None and len(class_weight) != pred.size(1):
+        raise ValueError(f'CrossEntropyLoss: class_weight has {len(class_weight)} numbers, and the '
+                         f'head {pred.size(1)} classes: give one for each')
     if avg_factor is None and reduction == 'mean':
         avg_factor = label != ignore_index
         if class_weight is not None:

@@ -95,7 +95,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         init_cfg (dict, optional): Initialisation.
 
     Raises:
-        ValueError: If ``segmentor`` is of another type, its head ignores another label than 255,
+        ValueError: If ``segmentor`` is of another type, a head ignores another label than 255,
             two losses have one name, or ``semi_train_cfg`` has a key that the method does not
             know or a value out of its range.
     """
@@ -189,11 +189,15 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.teacher.requires_grad_(False)
         self.num_classes = self.student.num_classes
         self.align_corners = self.student.align_corners
-        self.ignore_index = self.student.heads[-1].ignore_index
-        if self.ignore_index != IGNORE_INDEX or self.num_classes > IGNORE_INDEX:
+        self.ignore_index = IGNORE_INDEX
+        ignored = {name: part.ignore_index for name, part in self.student.named_modules()
+                   if hasattr(part, 'num_classes') and hasattr(part, 'ignore_index')}
+        others = [f'{name}.ignore_index={label}' for name, label in ignored.items()
+                  if label != IGNORE_INDEX]
+        if others or self.num_classes > IGNORE_INDEX:
             raise ValueError(
                 f'pseudo-labels are in [0, {IGNORE_INDEX - 1}], and {IGNORE_INDEX} is ignored, but '
-                f'{head} has {self.num_classes} classes and ignore_index={self.ignore_index}: give '
+                f'{" and ".join([f"{head} has {self.num_classes} classes", *others])}: give '
                 f'every head and loss ignore_index={IGNORE_INDEX}, and the masks at most '
                 f'{IGNORE_INDEX} classes')
 

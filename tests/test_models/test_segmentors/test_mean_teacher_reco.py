@@ -350,7 +350,7 @@ def with_head(**changes):
     (dict(segmentor=dict(type='EmbeddingEncoderDecoder')), 'MeanTeacherReCo itself'),
     (dict(losses=[dict(type='ReCoLoss')] * 2), 'two losses have the name loss_reco'),
     (dict(losses=[dict(type='ReCoLoss', loss_name='loss_unsup')]), 'the name loss_unsup'),
-    (dict(segmentor=with_head(ignore_index=0)), 'FCNHead has 4 classes and ignore_index=0'),
+    (dict(segmentor=with_head(ignore_index=0)), '4 classes and decode_head.ignore_index=0'),
     (dict(segmentor=with_head(num_classes=256)), '256 classes.*at most 255'),
     (dict(segmentor=with_head(type='PIDHead'), semi_train_cfg=dict(supervise_both_halves=True)),
      'PIDHead learns edges.*supervise_both_halves'),
