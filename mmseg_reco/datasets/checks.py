@@ -245,6 +245,12 @@ def check_num_classes(parts: dict[str, BaseDataset], model: dict | None) -> list
     return problems
 
 
+def branches(dataset: BaseDataset) -> set[str]:
+    """Branches that each image of a dataset without wrappers is given to."""
+    return {branch for step in dataset.pipeline.transforms if isinstance(step, MultiBranch)
+            for branch in step.branch_pipelines}
+
+
 def check_branches(parts: dict[str, BaseDataset], model: dict | None) -> list[Problem]:
     """Training data without the branches that a semi-supervised model asks for.
 
@@ -258,8 +264,7 @@ def check_branches(parts: dict[str, BaseDataset], model: dict | None) -> list[Pr
     """
     if not isinstance(model, dict) or 'segmentor' not in model:
         return []
-    given = {branch for dataset in parts.values() for step in dataset.pipeline.transforms
-             if isinstance(step, MultiBranch) for branch in step.branch_pipelines}
+    given = set().union(*map(branches, parts.values()))
     return [Problem('train_dataloader.dataset', f"gives no images to the branch '{branch}' of "
                     f'{model.get("type")}: wrap it in LabeledUnlabeledDataset')
             for branch in ('sup', 'unsup') if branch not in given]

@@ -404,6 +404,13 @@ def two_batch_sizes(bench, monkeypatch):
 
 
 @case
+def stock_sampler(bench, monkeypatch):
+    data = bench.semi()
+    bench.check(data, model=dict(segmentor={}), sampler=DATA_SAMPLERS.build(dict(
+        type='InfiniteSampler', dataset=data)))
+
+
+@case
 def sampler_without_sources(bench, monkeypatch):
     DATA_SAMPLERS.build(dict(type='MultiSourceSampler', dataset=DATASETS.build(bench.stock()),
                              batch_size=4, source_ratio=[1, 1]))
