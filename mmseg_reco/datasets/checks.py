@@ -3,7 +3,7 @@
 
 import os.path as osp
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 @dataclass
 class Report:
-    """What all masks of one dataset hold, after ``reduce_zero_label`` and ``label_map``.
+    """What the masks of one dataset hold, after ``reduce_zero_label`` and ``label_map``.
 
     Attributes:
         name: Name of the dataset, such as 'train.labeled'.
@@ -45,6 +45,7 @@ class Report:
         num_images: Number of images.
         pixels: Pixels per class, shape (C,), dtype int64.
         ignored: Number of pixels without a class.
+        masks: Number of masks that were read.
         problems: Bad files.
     """
 
@@ -53,12 +54,24 @@ class Report:
     num_images: int
     pixels: np.ndarray
     ignored: int = 0
+    masks: int = 0
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def absent(self) -> list[str]:
         """Names of the classes without a pixel."""
         return [self.classes[index] for index in np.flatnonzero(self.pixels == 0)]
+
+    @property
+    def remarks(self) -> list[str]:
+        """Classes without a pixel, if others have some."""
+        if not self.pixels.any() or not self.absent:
+            return []
+        hint = ''
+        if self.ignored and not self.pixels[1:].any():
+            hint = (' All its other pixels are ignored (255): if 255 stands for a class in its '
+                    'masks, save them with 1 in its place.')
+        return [f'{self.name} has no pixel of: {", ".join(self.absent)}.{hint}']
 
 
 def leaf_datasets(dataset, name: str) -> dict[str, BaseDataset]:
@@ -206,7 +219,9 @@ def check_overlaps(
             for labeled in train:
                 shared = '.labeled' in labeled and paths[name] & paths[labeled]
                 if shared:
-                    remarks.append(f'{len(shared)} images of {labeled} are in {name} too.')
+                    hint = ('' if shared < paths[name] else ', and no others. Where that is not '
+                            'meant, LabeledUnlabeledDataset lacks its labeled=')
+                    remarks.append(f'{len(shared)} images of {labeled} are in {name} too{hint}.')
     return problems, remarks
 
 
@@ -409,20 +424,32 @@ def check_dataset(
     Returns:
         Report: Statistics and bad files.
     """
-    classes = tuple(dataset.metainfo.get('classes', ()))
-    report = Report(name, classes, len(dataset), np.zeros(len(classes), np.int64),
-                    problems=check_files(dataset, name))
-
     def check(index: int) -> tuple[np.ndarray | None, list[Problem]]:
-        return check_pair(dataset, dataset.get_data_info(index))
+        found = check_pair(dataset, dataset.get_data_info(index))
+        progress()
+        return found
 
     with ThreadPoolExecutor(workers) as pool:
-        for counts, problems in pool.map(check, range(len(dataset))):
-            if counts is not None:
-                report.pixels += counts[:len(classes)]
-                report.ignored += int(counts[getattr(dataset, 'ignore_index', 255)])
-            report.problems += problems
-            progress()
+        report = _report(dataset, name, pool.map(check, range(len(dataset))))
+    report.problems = check_files(dataset, name) + report.problems
+    return report
+
+
+def _report(dataset: BaseDataset, name: str,
+            pairs: Iterable[tuple[np.ndarray | None, list[Problem]]]) -> Report:
+    """What :func:`check_pair` found, added up."""
+    classes = tuple(dataset.metainfo.get('classes', ()))
+    report = Report(name, classes, len(dataset), np.zeros(len(classes), np.int64))
+    for counts, problems in pairs:
+        if counts is not None:
+            report.pixels += counts[:len(classes)]
+            report.ignored += int(counts[getattr(dataset, 'ignore_index', 255)])
+            report.masks += 1
+        report.problems += problems
+    if classes and labels_are_given(dataset) and report.ignored and not report.pixels.any():
+        report.problems.append(Problem(
+            name, f'no pixel of the {report.masks} masks that were read has a class: all are '
+            'ignored (255)'))
     return report
 
 
@@ -449,6 +476,11 @@ def quick_check(
     for name, dataset in parts.items():
         problems += check_files(dataset, name, files.pop(name))
         spread = np.linspace(0, len(dataset) - 1, min(len(dataset), QUICK_PAIRS)).astype(int)
-        for index in spread.tolist():
-            problems += check_pair(dataset, dataset.get_data_info(index))[1]
+        report = _report(dataset, name, (
+            check_pair(dataset, dataset.get_data_info(index)) for index in spread.tolist()))
+        problems += report.problems
+        # a rare class may be in the masks that were not read
+        if labels_are_given(dataset) and (
+                len(spread) == len(dataset) or not report.pixels[1:].any()):
+            remarks += report.remarks
     return problems, remarks

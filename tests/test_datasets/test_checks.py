@@ -241,6 +241,43 @@ def test_overlaps(root):
     assert check_overlaps(leaf_datasets(build(root, 'ab'), 'train'), {}) == ([], [])
 
 
+def test_all_unlabelled_images_among_the_labelled_ones(root):
+    """Without a list of the labelled images, which the first half is then not."""
+    both = DATASETS.build(dict(type='LabeledUnlabeledDataset', dataset=config_of(root, 'abcd'),
+                               unlabeled='abcd.txt'))
+    assert check_overlaps(leaf_datasets(both, 'train'), {})[1] == [
+        '4 images of train.labeled are in train.unlabeled too, and no others. Where that is not '
+        'meant, LabeledUnlabeledDataset lacks its labeled=.']
+
+
+def test_labels_that_say_nothing(root):
+    for name, labels in dict(a=(0, 255), b=(255, 255), c=(0, 1)).items():
+        Image.fromarray(np.repeat(np.uint8([labels]), 3, 1)).resize((6, 4)).save(
+            root / 'masks' / f'{name}.png')
+    problem = 'no pixel of the 1 masks that were read has a class: all are ignored (255)'
+    assert quick_check(build(root, 'b'))[0] == [('train', problem)]
+    assert check_dataset(build(root, 'b'), 'x').problems == [('x', problem)]
+    hint = (' All its other pixels are ignored (255): if 255 stands for a class in its masks, '
+            'save them with 1 in its place.')
+    for names, text in (('ab', f'tree, car.{hint}'), ('ac', 'car.'), ('bd', None)):
+        remarks = [f'train has no pixel of: {text}'] if text else []
+        assert quick_check(build(root, names)) == ([], remarks)
+        assert check_dataset(build(root, names), 'train').remarks == remarks
+    # hidden masks are not trained on, and may be empty
+    assert quick_check(semi(root, 'd', 'b')) == ([], [])
+
+
+def test_rare_classes_may_be_in_the_masks_that_are_not_read(root, monkeypatch):
+    monkeypatch.setattr('mmseg_reco.datasets.checks.QUICK_PAIRS', 2)
+    for name in 'bc':
+        Image.new('L', (6, 4), 1).save(root / 'masks' / f'{name}.png')
+    assert quick_check(build(root, 'bc'))[1] == ['train has no pixel of: road, car.']
+    assert quick_check(build(root, 'bac'))[1] == []
+    for name in 'bc':
+        Image.new('L', (6, 4), 0).save(root / 'masks' / f'{name}.png')
+    assert quick_check(build(root, 'bac'))[1] == ['train has no pixel of: tree, car.']
+
+
 def test_hidden_masks_may_be_missing_but_not_wrong(root):
     (root / 'masks' / 'c.png').unlink()
     mask = root / 'masks' / 'd.png'

@@ -23,7 +23,7 @@ from PIL import Image
 from tiny_segmentor import segmentor_config
 from torch.utils.data import DataLoader
 
-from mmseg_reco.datasets.checks import check_losses
+from mmseg_reco.datasets.checks import check_losses, quick_check
 from mmseg_reco.datasets.partial_labels import sparsify
 from mmseg_reco.datasets.splits import select_random
 from mmseg_reco.engine import launch
@@ -127,6 +127,17 @@ def both_lists_empty(bench, monkeypatch):
 
 
 @case
+def unlabeled_missing(bench, monkeypatch):
+    bench.semi(unlabeled=None)
+
+
+@case
+def labeled_missing(bench, monkeypatch):
+    data = bench.semi(labeled=None)
+    raise UserWarning(quick_check(data)[1])
+
+
+@case
 def name_twice(bench, monkeypatch):
     bench.write('unlabeled.txt', 'c\nd\nc\n')
     bench.semi()
@@ -180,7 +191,8 @@ def train_and_val_overlap(bench, monkeypatch):
 @case
 def lists_for_a_concatenation(bench, monkeypatch):
     both = dict(type='ConcatDataset', datasets=[bench.stock(), bench.stock()])
-    DATASETS.build(dict(type='LabeledUnlabeledDataset', dataset=both, labeled='labeled.txt'))
+    DATASETS.build(dict(type='LabeledUnlabeledDataset', dataset=both, labeled='labeled.txt',
+                        unlabeled='unlabeled.txt'))
 
 
 @case
@@ -278,6 +290,20 @@ def label_that_is_no_class_later(bench, monkeypatch):
     data = bench.semi()
     bench.write_mask('b', np.full((64, 96), 7, np.uint8))
     data[1]
+
+
+@case
+def masks_without_a_class(bench, monkeypatch):
+    for name in 'ab':
+        bench.write_mask(name, np.full((64, 96), 255, np.uint8))
+    bench.check()
+
+
+@case
+def class_saved_as_255(bench, monkeypatch):
+    bench.write_mask('b', np.full((64, 96), 255, np.uint8))
+    bench.check()
+    raise UserWarning(quick_check(bench.semi())[1])
 
 
 @case
