@@ -15,9 +15,10 @@ from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.dataset import BaseDataset
 from PIL import Image
 
+from mmseg_reco.utils import type_name
+
 from .files import is_local, list_files, read
 from .labeled_unlabeled import LabeledUnlabeledDataset
-from .pipelines import transform_name
 from .transforms import HideLabels, MultiBranch
 from .transforms.loading import is_cut_short
 
@@ -301,7 +302,7 @@ def check_losses(model: dict | None) -> list[Problem]:
                   if isinstance(losses, (list, tuple)) else {'': losses})
         for index, loss in losses.items():
             weights = loss.get('class_weight')
-            if head.get('sampler') and transform_name(loss) == 'DiceLoss':
+            if head.get('sampler') and type_name(loss) == 'DiceLoss':
                 problems.append(Problem(
                     place, "has a pixel sampler and mmseg's DiceLoss, which takes no weights of "
                     'pixels: remove one of them'))

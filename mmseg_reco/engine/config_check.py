@@ -11,7 +11,7 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 from mmseg import registry
 
-from mmseg_reco.datasets.pipelines import transform_name
+from mmseg_reco.utils import type_name
 
 # What mmengine itself takes out of a config before it builds the object.
 _RESERVED = {'type', 'priority', '_scope_', '_delete_'}
@@ -126,12 +126,12 @@ def check_training(runner: Runner) -> None:
         raise ValueError("custom_hooks lacks dict(type='MeanTeacherHook'): the teacher would keep "
                          'its first weights')
     loop = cfg.get('train_cfg') or {}
-    by_epoch = (transform_name(loop) == 'EpochBasedTrainLoop' if 'type' in loop
+    by_epoch = (type_name(loop) == 'EpochBasedTrainLoop' if 'type' in loop
                 else loop.get('by_epoch'))
     sampler = (cfg.get('train_dataloader') or {}).get('sampler')
-    if by_epoch and sampler and transform_name(sampler) in _ENDLESS:
+    if by_epoch and sampler and type_name(sampler) in _ENDLESS:
         raise ValueError(
-            f'train_cfg counts epochs, but those of {transform_name(sampler)} never end: take '
+            f'train_cfg counts epochs, but those of {type_name(sampler)} never end: take '
             "train_cfg = dict(type='IterBasedTrainLoop', max_iters=..., val_interval=...), with "
             '_delete_=True where a base has another')
 

@@ -12,6 +12,8 @@ from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList, add_prefix
 from torch import Tensor
 
+from mmseg_reco.utils import as_list
+
 from ..heads import FeatureTap, class_logits, default_tap
 from ..losses import RegionLoss
 from ..regions import RegionPrediction
@@ -90,7 +92,7 @@ class EmbeddingMixin:
             takes the features that the head classifies (:func:`default_tap`); ``sep_bottleneck``
             of ``DepthwiseSeparableASPPHead`` is the paper's place. Of a cascade, the last head
             with a map is read.
-        losses (Sequence[dict]): Losses called with (embeddings, labels, probs), for example
+        losses (Sequence[dict] | dict): Losses called with (embeddings, labels, probs), for example
             ``[dict(type='ReCoLoss')]``. Region losses need a teacher and do not belong here.
         avg_non_ignore (bool): Average every cross-entropy over labelled pixels only, with a
             message where the config says otherwise. False leaves the configured losses alone.
@@ -105,13 +107,13 @@ class EmbeddingMixin:
                  *args,
                  projector: OptConfigType = None,
                  tap: str | None = None,
-                 losses: Sequence[ConfigType] = (),
+                 losses: Sequence[ConfigType] | ConfigType = (),
                  avg_non_ignore: bool = True,
                  **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if avg_non_ignore:
             average_over_labels(self)
-        self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
+        self.losses = nn.ModuleList(MODELS.build(loss) for loss in as_list(losses))
         check_names(self.losses)
         for loss in self.losses:
             if isinstance(loss, RegionLoss):
