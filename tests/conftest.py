@@ -1,6 +1,11 @@
 # Licensed under the Apache License, Version 2.0.
 import os
+import sys
 from pathlib import Path
+
+# Results to the bit are those of the CPU; a GPU is for `pytest -m cuda`. Before torch looks for it.
+if not any('cuda' in argument for argument in sys.argv):
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 import cv2
 import numpy as np
@@ -13,7 +18,6 @@ import mmseg_reco  # noqa: F401  registers everything
 # One thread: the machines that run tests are small and shared. Child processes inherit it.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 torch.set_num_threads(1)
-
 
 
 @pytest.fixture(autouse=True)

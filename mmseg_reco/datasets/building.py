@@ -98,7 +98,7 @@ def _reads_alike(path: str) -> bool:
 
 
 def with_full_addresses(config: dict) -> dict:
-    """The config without ``data_root`` if it or what it stands before is an address."""
+    """Join ``data_root`` into all paths if one is an address; not all backends of mmengine do."""
     prefix = dict(config.get('data_prefix') or {})
     root, names = config.get('data_root'), [config.get('ann_file'), *prefix.values()]
     if not any('://' in str(name) for name in (root, *names)):
@@ -125,7 +125,7 @@ def list_path(config: dict) -> str:
 
 
 def reads_stock_lists(config: dict) -> bool:
-    """Whether a dataset's list holds a name a line, which its class might read otherwise."""
+    """Whether a dataset's list holds one name per line, which its class might read otherwise."""
     kind = config['type']
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
     return getattr(kind, 'load_data_list', None) in (

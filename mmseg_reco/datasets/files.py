@@ -147,7 +147,7 @@ def cannot_list(folder: str, backend_args: dict | None = None) -> str:
     """What to do where folders cannot be listed."""
     name = type(backend_of(folder, backend_args)).__name__
     return (f"The folder '{folder}' cannot be listed, as {name} knows single files only: give a "
-            'list of names (labeled, unlabeled or ann_file, a name a line) and img_suffix.')
+            'list of names (labeled, unlabeled or ann_file, one name per line) and img_suffix.')
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def read_names(path: str, backend_args: dict | None = None) -> list[str]:
         elif parts:
             names.append(line.strip())
     if not names:
-        raise ValueError(f'{path} lists no image: it must hold a name a line.')
+        raise ValueError(f'{path} lists no image: it must hold one name per line.')
     _refuse_duplicates(names, f'{path} lists')
     return names
 

@@ -104,6 +104,23 @@ def check_config(cfg: Config) -> None:
             meant = nearest(key, known, 0.6)
             hint = f"Did you mean '{meant}'?" if meant else f'It has: {", ".join(sorted(known))}.'
             raise ValueError(f'{place}.{key}: {cls.__name__} has no such argument. {hint}')
+    check_constructor(cfg)
+
+
+def check_constructor(cfg: Config) -> None:
+    """Refuse constructors that tell the depth of a layer from its name, around a student.
+
+    Raises:
+        ValueError: With the setting that lets them see the student alone.
+    """
+    wrapper = cfg.get('optim_wrapper') or {}
+    kind = wrapper.get('constructor')
+    if 'segmentor' in (cfg.get('model') or {}) and kind in (
+            'LayerDecayOptimizerConstructor', 'LearningRateDecayOptimizerConstructor'):
+        raise ValueError(
+            f'optim_wrapper.constructor: {kind} looks for model.backbone, and this model is of a '
+            "student and a teacher. Set optim_wrapper = dict(constructor='Student"
+            f"OptimWrapperConstructor', paramwise_cfg=dict(constructor='{kind}')); all else stays.")
 
 
 def check_training(runner: Runner) -> None:

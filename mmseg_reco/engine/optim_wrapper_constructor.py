@@ -1,8 +1,9 @@
 # Licensed under the Apache License, Version 2.0.
 import torch.nn as nn
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+from mmseg_reco.utils.wrapper import unwrap
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -40,5 +41,4 @@ class StudentOptimWrapperConstructor:
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer of ``model.student``."""
-        model = model.module if is_model_wrapper(model) else model
-        return self.constructor(model.student)
+        return self.constructor(unwrap(model).student)

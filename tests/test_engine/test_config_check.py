@@ -63,6 +63,22 @@ def test_what_is_not_ours_is_left_alone():
         custom_hooks=[dict(type='MeanTeacherHook', priority='LOW')])))
 
 
+@pytest.mark.parametrize('kind', [
+    'LayerDecayOptimizerConstructor', 'LearningRateDecayOptimizerConstructor'])
+def test_decay_by_layers_needs_the_student_alone(kind):
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', constructor=kind,
+                                         paramwise_cfg=dict(num_layers=12))))
+    check_config(cfg)  # of a plain segmentor
+    cfg.model = dict(type='MeanTeacherReCo', segmentor=dict(type='EncoderDecoder'))
+    with pytest.raises(ValueError) as caught:
+        check_config(cfg)
+    said = str(caught.value)
+    remedy = said[said.index('dict('):said.index('; all else')]
+    cfg.merge_from_dict(dict(optim_wrapper=eval(remedy)))
+    check_config(cfg)
+    assert cfg.optim_wrapper.paramwise_cfg == dict(num_layers=12, constructor=kind)
+
+
 def test_options():
     cfg = Config(dict(my_setting=1, optim_wrapper=dict()))
     check_options(['optim_wrapper.optimizer.lr', 'my_setting', 'randomness.seed', 'zzz'], cfg)

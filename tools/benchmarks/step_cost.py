@@ -30,6 +30,7 @@ from mmseg.structures import SegDataSample
 
 import mmseg_reco  # noqa: F401  registers everything
 from mmseg_reco.engine.command_line import positive_int
+from mmseg_reco.engine.hooks.mean_teacher_hook import update_teacher
 from mmseg_reco.engine.launch import batch_norm_for_cpu, enable_amp
 
 CAMVID = 'configs/reco/deeplabv3plus_m-v2_camvid_'
@@ -65,8 +66,13 @@ def make_batch(cfg: Config) -> dict:
             for key in ('inputs', 'data_samples')}
 
 
-def make_step(cfg: Config, device: torch.device, channels_last: bool) -> Callable[[], object]:
-    """One training step of a config, always on the same batch."""
+def make_step(
+    cfg: Config, device: torch.device, channels_last: bool
+) -> Callable[[], dict[str, float]]:
+    """One training step of a config, always on the same batch, as a Runner goes through it.
+
+    That is with the teacher's update, and with the losses read for the log.
+    """
     network = cfg.model.get('segmentor', cfg.model)
     network.backbone.init_cfg = network.pretrained = None
     if 'segmentor' in cfg.model:
@@ -81,7 +87,14 @@ def make_step(cfg: Config, device: torch.device, channels_last: bool) -> Callabl
         model.to(memory_format=torch.channels_last)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     batch = make_batch(cfg)
-    return lambda: model.train_step(batch, wrapper)
+
+    def step() -> dict[str, float]:
+        losses = model.train_step(batch, wrapper)
+        if hasattr(model, 'teacher'):
+            update_teacher(model.student, model.teacher, momentum=0.01)
+        return {name: loss.item() for name, loss in losses.items()}
+
+    return step
 
 
 def main() -> None:
@@ -107,6 +120,8 @@ def main() -> None:
             enable_amp(cfg)
             if device.type == 'cuda':
                 cfg.optim_wrapper.dtype = args.amp
+            if args.amp == 'bfloat16' and device.type == 'cuda':  # which needs no scaling
+                cfg.optim_wrapper.loss_scale = dict(enabled=False)
         torch.backends.cudnn.benchmark = cfg.get('env_cfg', {}).get('cudnn_benchmark', False)
         steps[Path(path).stem] = make_step(cfg, device, args.channels_last)
     print(f'{machine(device)}, {args.amp or "float32"}'

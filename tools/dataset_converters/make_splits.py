@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--list',
         required=True,
-        help='text file: a name a line, or "path/to/image path/to/mask" pairs as in CamVid',
+        help='text file: one name per line, or "path/to/image path/to/mask" pairs as in CamVid',
     )
     parser.add_argument('--num-labeled', nargs='+', type=int, required=True)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='default: 0 1 2')

@@ -42,7 +42,7 @@ def is_ours(item: Any) -> bool:
 
 
 def registries() -> Iterator[tuple[str, Registry]]:
-    """mmseg's registries, and those of mmengine that mmseg has none of its own of."""
+    """mmseg's registries, and mmengine's where mmseg defines none."""
     found = {name: item for module in (mmengine.registry, mmseg.registry)
              for name, item in vars(module).items() if isinstance(item, Registry)}
     yield from sorted(found.items())

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-"""Batches of which each loads with random numbers of its own, whoever loads it and whenever.
+"""Batches that carry their own seed: augmentation does not depend on who loads them, or when.
 
 The data of a run then depend on its seed, the rank and the number of the iteration only: not on
 the number of workers, not on what they have fetched ahead, not on a run that stopped in between.

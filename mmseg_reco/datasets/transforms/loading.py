@@ -60,7 +60,8 @@ class LoadCheckedImage(LoadImageFromFile):
         damaged (str): 'error' (default) to stop with the file's name; 'skip' to let the dataset
             draw another image, name the file once in every worker's log, and count. ``skipped``
             is the count, over all workers.
-        **kwargs: Of ``LoadImageFromFile``.
+        **kwargs: Of ``LoadImageFromFile``; with its ``ignore_empty=True`` damaged images are
+            skipped without a word.
 
     Raises:
         ValueError: If ``damaged`` is neither, or, on loading, if the image is damaged.

@@ -3,11 +3,11 @@ import torch
 import torch.nn as nn
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from mmseg_reco.engine.tensors import copy_tensors
+from mmseg_reco.utils.wrapper import unwrap
 
 BUFFERS = ('copy', 'average', 'skip')
 
@@ -93,7 +93,7 @@ class MeanTeacherHook(Hook):
 
     @staticmethod
     def _model(runner: Runner) -> nn.Module:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not (hasattr(model, 'teacher') and hasattr(model, 'student')):
             raise TypeError(f'MeanTeacherHook needs a model with a student and a teacher, such as '
                             f'MeanTeacherReCo; got {type(model).__name__}. Remove the hook from '

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.structures import BaseDataElement
 from mmseg.registry import HOOKS
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmseg_reco.engine.tensors import copy_tensors
+from mmseg_reco.utils.wrapper import unwrap
 
 ACTIONS = ('stop', 'skip')
 
@@ -113,7 +113,7 @@ class NumericalWatchHook(Hook):
         Raises:
             FloatingPointError: Some are.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         bad = [name for name, weight in model.named_parameters() if not all_finite([weight])]
         if bad:
             raise FloatingPointError(

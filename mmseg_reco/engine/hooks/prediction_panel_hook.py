@@ -9,7 +9,6 @@ import torch.nn as nn
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.registry import HOOKS
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmseg_reco.models import SemiBaseSegmentor
+from mmseg_reco.utils.wrapper import unwrap
 from mmseg_reco.visualization import PANEL_WIDTH, PseudoLabels, bgr_to_rgb, draw_panel
 
 from .observing import harmless, undisturbed
@@ -130,7 +130,7 @@ class PredictionPanelHook(Hook):
 
     @master_only
     def _paint(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         with harmless(runner, f'PredictionPanelHook could not draw at iteration {runner.iter + 1}'):
             with undisturbed(model):
                 picture = self.draw(runner, model)

@@ -6,7 +6,6 @@ import torch
 from matplotlib.figure import Figure
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import all_reduce, get_rank, get_world_size
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.models.utils import resize
 from mmseg.registry import DATASETS, HOOKS
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmseg_reco.models import SemiBaseSegmentor
+from mmseg_reco.utils.wrapper import unwrap
 from mmseg_reco.visualization import draw_pseudo_label_quality
 
 from .history_hook import History, HistoryHook
@@ -127,7 +127,7 @@ class PseudoLabelQualityHook(HistoryHook):
 
     @staticmethod
     def _model(runner: Runner) -> SemiBaseSegmentor:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not isinstance(model, SemiBaseSegmentor):
             raise TypeError('PseudoLabelQualityHook needs a model whose teacher gives labels, such '
                             f'as MeanTeacherReCo; got {type(model).__name__}. Remove the hook from '

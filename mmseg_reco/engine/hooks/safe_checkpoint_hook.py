@@ -26,6 +26,7 @@ from mmseg_reco.engine.checkpoint import (
     to_plain,
     unpack_history,
 )
+from mmseg_reco.utils.wrapper import unwrap
 
 
 @HOOKS.register_module()
@@ -200,7 +201,7 @@ def gather_buffers(model: nn.Module) -> list[dict[str, Tensor]]:
     """
     if get_world_size() == 1:
         return []
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     saved = model.state_dict().keys()
     everyone = all_gather_object(
         {name: buffer.cpu() for name, buffer in model.named_buffers() if name in saved})

@@ -7,12 +7,12 @@ import torch
 import torch.nn as nn
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
 from mmseg_reco.models import PseudoLabelLoss, ReCoLoss
+from mmseg_reco.utils.wrapper import unwrap
 
 #: Hyper-parameters that can be scheduled, and their types.
 SCHEDULED = dict(
@@ -89,7 +89,7 @@ class SamplingHook(Hook):
 
     @staticmethod
     def _targets(runner: Runner) -> Iterator[nn.Module | ConfigDict]:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if hasattr(model, 'semi_train_cfg'):
             yield model.semi_train_cfg
         for module in model.modules():

@@ -1,12 +1,12 @@
 # Licensed under the Apache License, Version 2.0.
 import torch.nn as nn
 from mmengine.dist import get_rank
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner, ValLoop
 from mmseg.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from mmseg_reco.datasets.samplers import seed_generators
+from mmseg_reco.utils.wrapper import unwrap
 
 
 @LOOPS.register_module()
@@ -116,8 +116,7 @@ class TeacherStudentValLoop(ValLoop):
                         'choose one of them.')
 
     def _model(self) -> nn.Module:
-        model = self.runner.model
-        return model.module if is_model_wrapper(model) else model
+        return unwrap(self.runner.model)
 
     def run(self) -> dict[str, float]:
         """Validate both networks of the model.

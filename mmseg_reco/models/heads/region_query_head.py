@@ -85,8 +85,8 @@ def check_mmdet(name: str) -> None:
 class LabeledPixelAssigner:
     """Matches queries to masks on labelled pixels only.
 
-    Expects the ignored pixels as the last ground-truth mask. Matching happens on the host, so
-    dropping pixels costs no further synchronisation to speak of.
+    Expects the ignored pixels as the last ground-truth mask. Matching happens on the host; dropping
+    pixels waits for the device once more.
 
     Args:
         assigner: An assigner of mmdet, which is shown labelled pixels or points only.
@@ -110,10 +110,10 @@ class LabeledPixelAssigner:
         Returns:
             AssignResult: Of the N queries and the first G masks.
         """
-        masks = gt_instances.masks[:-1]
-        labeled = gt_instances.masks[-1] == 0
-        logits, masks = pred_instances.masks[:, labeled], masks[:, labeled]
-        if not labeled.any():
+        labeled = (gt_instances.masks[-1] == 0).flatten().nonzero()[:, 0]  # waits, once
+        logits = pred_instances.masks.flatten(1)[:, labeled]
+        masks = gt_instances.masks[:-1].flatten(1)[:, labeled]
+        if len(labeled) == 0:
             # Nothing to compare at this resolution: one neutral pixel leaves it to the classes.
             logits, masks = logits.new_zeros(len(logits), 1), masks.new_zeros(len(masks), 1)
         return self.assigner.assign(

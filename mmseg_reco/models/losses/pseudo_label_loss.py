@@ -29,7 +29,7 @@ def confident_share(confidence: Tensor, valid: Tensor, threshold: float) -> Tens
 
 @MODELS.register_module()
 class PseudoLabelLoss(nn.Module):
-    """Cross-entropy to pseudo-labels, weighted by the teacher's confidence.
+    """Cross-entropy to pseudo-labels, weighted by the share of confident pixels, or of these alone.
 
     With several processes the average runs over the pixels of all ranks, which must all call the
     loss in every step. After each forward pass ``diagnostics['confident_share']`` holds the mean

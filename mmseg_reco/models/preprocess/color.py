@@ -113,6 +113,19 @@ def _working_dtype(image: Tensor) -> Iterator[Tensor]:
     image.copy_(working)  # does nothing where they are one tensor
 
 
+def check_rgb(augment: object, images: Tensor) -> None:
+    """Refuse images (B, N, H, W) of other than three channels.
+
+    Raises:
+        ValueError: If N is not 3.
+    """
+    if images.size(1) != 3:
+        raise ValueError(f'{type(augment).__name__} changes colours, and the images have '
+                         f'{images.size(1)} channel(s), not 3: leave it out of '
+                         'model.strong_augments, such as [dict(type="BatchGaussianBlur"), '
+                         'dict(type="BatchFlip")]')
+
+
 @TASK_UTILS.register_module()
 class BatchColorJitter:
     """Random brightness, contrast, saturation and hue, each image for itself, in random order.
@@ -145,6 +158,7 @@ class BatchColorJitter:
         self.ranges = (brightness, contrast, saturation, hue)
 
     def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
+        check_rgb(self, batch.images)
         draws = uniforms(len(batch.images), 6, generator)
         for image, (applied, order, *factors) in zip(batch.images, draws, strict=True):
             if applied < self.prob:
@@ -169,6 +183,7 @@ class BatchGrayscale:
         self.prob = prob
 
     def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
+        check_rgb(self, batch.images)
         draws = uniforms(len(batch.images), 1, generator)
         for image, (draw,) in zip(batch.images, draws, strict=True):
             if draw < self.prob:

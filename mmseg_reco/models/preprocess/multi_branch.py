@@ -22,6 +22,7 @@ class MultiBranchDataPreprocessor(BaseDataPreprocessor):
     def __init__(self, data_preprocessor: ConfigType) -> None:
         super().__init__()
         self.data_preprocessor = MODELS.build(data_preprocessor)
+        self.data_preprocessor._non_blocking = True  # which mmseg's takes no argument for
         # of its config: mmseg and its fork keep this under different names
         self._is_rgb = any(data_preprocessor.get(key) for key in ('bgr_to_rgb', 'rgb_to_bgr'))
 
@@ -35,17 +36,31 @@ class MultiBranchDataPreprocessor(BaseDataPreprocessor):
         Returns:
             dict: ``inputs`` (branch to Tensor (B, 3, H, W)) and ``data_samples`` (branch to list
             of samples); without branches, what the stock preprocessor returns.
+
+        Raises:
+            ValueError: The stock preprocessor cannot join the images of a branch.
         """
         if not training:
             return self.data_preprocessor(data, training)
-        branches = {
-            name: self.data_preprocessor({
-                key: [entry for entry in value[name] if entry is not None]
-                for key, value in data.items()
-            }, training)
-            for name, images in data['inputs'].items() if any(image is not None for image in images)
-        }
+        branches = {}
+        for name in data['inputs']:
+            batch = {key: [entry for entry in value[name] if entry is not None]
+                     for key, value in data.items()}
+            if batch['inputs']:
+                branches[name] = self._join(name, batch)
         return {key: {name: batch[key] for name, batch in branches.items()} for key in data}
+
+    def _join(self, branch: str, batch: dict[str, list]) -> dict:
+        shapes = sorted({tuple(image.shape) for image in batch['inputs']})
+        try:
+            return self.data_preprocessor(batch, True)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"The images of the branch '{branch}', of shapes {shapes}, do not become a batch "
+                f'({error}): data_preprocessor.size is the crop size, all images are cropped to it '
+                '(RandomCrop), and mean and std have a number for each channel.') from error
 
     def to_rgb(self, images: Tensor) -> Tensor:
         """Undo the normalisation: images (B, 3, H, W) to RGB in [0, 1]."""

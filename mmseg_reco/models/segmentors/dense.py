@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 """What one forward pass of a network gives, and losses on its representations."""
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,8 @@ class DenseOutput(NamedTuple):
 
     Attributes:
         features: Backbone (and neck) features, as the heads take them.
-        outputs: Whatever the decode head returned.
+        outputs: What the decode heads returned: logits (B, C, h, w), a list of them in a cascade,
+            or a :class:`QueryOutput`.
         embeddings (Tensor, optional): Representations (B, D, h, w).
     """
 
@@ -37,7 +38,7 @@ class DenseOutput(NamedTuple):
                              for parts in zip(first, second, strict=True)))
 
 
-def _map(function, *trees):
+def _map(function: Callable, *trees: Any) -> Any:
     """Apply a function to the tensors of nested lists and tuples."""
     first = trees[0]
     if isinstance(first, Tensor):

@@ -14,10 +14,10 @@ class DistributionAlignment(nn.Module):
     """Give the teacher's pseudo-labels the class frequencies of the labels.
 
     A teacher that sees a class too often labels it too often, and the student learns that: some
-    classes spread from step to step, others vanish. Here each probability is multiplied by how
-    frequent its class shall be over how frequent the teacher finds it, as in ReMixMatch (Berthelot
-    et al., ICLR 2020), with pixels in the place of images. What is counted is kept in buffers, so
-    that a resumed training goes on with it.
+    classes spread from step to step, others vanish. Here each probability is multiplied by the
+    target frequency of its class over its frequency in the teacher's predictions, as in ReMixMatch
+    (Berthelot et al., ICLR 2020), with pixels in the place of images. What is counted is kept in
+    buffers, so that a resumed training goes on with it.
 
     Args:
         num_classes (int): Number of classes C.

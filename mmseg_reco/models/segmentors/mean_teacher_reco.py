@@ -85,15 +85,16 @@ class MeanTeacherReCo(SemiBaseSegmentor):
         student, perturbed = student.split(len(inputs['sup']) + len(strong.images))
         labeled, unlabeled = student.split(len(inputs['sup']))
 
-        supervised = self.given_losses(student, data_samples, strong)
         unsupervised, name = dict(), self.loss_unsup.loss_name
         if drop_prob is not None:
             unsupervised[f'{name}_features'] = (
                 self.semi_train_cfg['feature_weight'] * self.pseudo_label_loss(perturbed, weak))
-        unsupervised[name] = self.pseudo_label_loss(unlabeled, strong)  # last: diagnostics are its
+        # After that of perturbed features, so that the diagnostics logged are of this one.
+        unsupervised[name] = self.pseudo_label_loss(unlabeled, strong)
         labels = self.complete(stack_labels(data_samples['sup']), labeled)
         unsupervised.update(self.representation_losses(student, labels, teacher, weak, strong))
-        return supervised, unsupervised
+        # Last, since a stock head's accuracy waits for a GPU, which has the above to do meanwhile.
+        return self.given_losses(student, data_samples, strong), unsupervised
 
     def pseudo_label_loss(self, student: DenseOutput, batch: PseudoBatch) -> Tensor:
         """``loss_unsup`` of a forward pass on pseudo-labelled images."""

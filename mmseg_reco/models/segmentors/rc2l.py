@@ -50,6 +50,7 @@ class RC2L(SemiBaseSegmentor):
         weak, teacher = self.pseudo_label(inputs['unsup'], data_samples['unsup'])
         strong = self.strong_views(weak)
         student = self.forward_student(inputs['sup'], strong.images)
-        supervised = self.given_losses(student, data_samples, strong)
         labels = stack_labels(data_samples['sup'])
-        return supervised, self.representation_losses(student, labels, teacher, weak, strong)
+        unsupervised = self.representation_losses(student, labels, teacher, weak, strong)
+        # Last, since stock heads wait for a GPU, which has the above to do meanwhile.
+        return self.given_losses(student, data_samples, strong), unsupervised

@@ -322,8 +322,8 @@ class SemiBaseSegmentor(BaseSegmentor):
     def given_samples(self, strong: PseudoBatch, given: Tensor) -> SampleList:
         """Samples of strong views with given labels alone.
 
-        A pixel that mixing moved without its neighbours is left out: it is of a class that the
-        teacher does not see there, and nothing around it tells what it was.
+        A pixel is left out if its 3x3 neighbourhood comes from several images or holds padding:
+        nothing around it tells what it was.
 
         Args:
             strong (PseudoBatch): With its origin.
@@ -347,8 +347,8 @@ class SemiBaseSegmentor(BaseSegmentor):
             embed (bool): Whether to compute representations, too.
 
         Returns:
-            tuple[Tensor, DenseOutput]: Probabilities (B, C, H, W), with the class frequencies of
-            ``class_frequencies``, and the maps they are from. In training they count for these.
+            tuple[Tensor, DenseOutput]: Probabilities (B, C, H, W), aligned to ``class_frequencies``
+            if set, whose statistics they update in training; and the teacher's forward pass.
         """
         # mmseg resizes maps to the first image's own size, also where the batch is padded.
         metas = [dict(sample.metainfo, img_shape=images.shape[-2:]) for sample in data_samples]

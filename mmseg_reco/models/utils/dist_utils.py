@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def summed_over_ranks(values: Tensor) -> Tensor:
-    """The sum of a tensor of one shape over all ranks; without gradient, the input is kept."""
+    """The sum of a tensor over all ranks, detached; the input is not changed."""
     values = values.detach().clone()
     all_reduce(values)
     return values

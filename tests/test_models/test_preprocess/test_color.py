@@ -211,3 +211,11 @@ def test_whole_chain_on_cuda_without_synchronisation():
         torch.cuda.set_sync_debug_mode('default')
     for a, b in zip(device[:3], host[:3], strict=True):
         torch.testing.assert_close(a.cpu(), b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('augment', [BatchColorJitter(), BatchGrayscale()])
+@pytest.mark.parametrize('channels', [1, 4])
+def test_images_that_are_no_rgb_are_refused(augment, channels):
+    batch = PseudoBatch(torch.zeros(1, channels, 4, 4), torch.zeros(1, 4, 4), torch.ones(1, 4, 4))
+    with pytest.raises(ValueError, match=rf'have {channels} channel.*out of model.strong_augments'):
+        augment(batch)

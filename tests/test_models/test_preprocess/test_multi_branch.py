@@ -58,3 +58,18 @@ def test_rgb_and_back(channels, normalised):
     # The loader reads BGR, whatever the network takes.
     torch.testing.assert_close(rgb, torch.stack(bgr).flip(1).float() / 255, atol=1e-6, rtol=0)
     torch.testing.assert_close(preprocessor.from_rgb(rgb), inputs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('settings, sizes, said', [
+    (dict(size=None), [(32, 40)] * 2, r"'sup', of shapes \[\(3, 32, 40\)\].*is the crop size"),
+    (dict(mean=[0.], std=[1.]), [(32, 40)], None),
+    (dict(mean=[0., 0.], std=[1., 1.]), [(32, 40)], 'a number for each channel')])
+def test_images_that_do_not_become_a_batch_are_named(settings, sizes, said):
+    samples = [make_sample(make_labels(0))] * len(sizes)
+    data = dict(inputs=dict(sup=[torch.zeros(3, *size, dtype=torch.uint8) for size in sizes]),
+                data_samples=dict(sup=samples))
+    if said is None:
+        build(**settings)(data, training=True)
+    else:
+        with pytest.raises(ValueError, match=said):
+            build(**settings)(data, training=True)
