@@ -47,10 +47,16 @@ def map_leaf_configs(config: dict, edit: Callable[[dict], dict]) -> dict:
     """
     config = dict(config)
     wrapped = [key for key in ('dataset', 'datasets') if key in config]
-    if bool(wrapped) == ('pipeline' in config):
+    name = type_name(config)
+    if wrapped and 'pipeline' in config:
         raise ValueError(
-            f"Dataset '{type_name(config)}' must either have a pipeline or wrap datasets that "
-            'have one, so that its images can be given to the labelled and unlabelled branches.')
+            f"Dataset '{name}' has a pipeline of its own, which may put images together, and so "
+            'labelled and unlabelled ones: take the dataset that it wraps, with a pipeline without '
+            'such transforms, in its place.')
+    if not wrapped and 'pipeline' not in config:
+        raise ValueError(
+            f"Dataset '{name}' must either have a pipeline or wrap datasets that have one, so that "
+            'its images can be given to the labelled and unlabelled branches.')
     if not wrapped:
         return edit(deepcopy(config))
     if 'dataset' in config:

@@ -2,6 +2,7 @@
 """Misspelt settings, found before anything is built, each with the nearest right name."""
 
 import inspect
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -15,6 +16,9 @@ from mmseg_reco.utils import type_name
 
 # What mmengine itself takes out of a config before it builds the object.
 _RESERVED = {'type', 'priority', '_scope_', '_delete_'}
+# Arguments of a stock model, which one of a student and a teacher has in its segmentor.
+_PARTS = {'auxiliary_head', 'backbone', 'decode_head', 'neck', 'pretrained', 'test_cfg',
+          'train_cfg'}
 _ENDLESS = 'InfiniteSampler', 'MultiSourceSampler'
 
 
@@ -98,11 +102,22 @@ def check_config(cfg: Config) -> None:
             if meant:
                 raise ValueError(f"{place}.type is '{kind}', which is not registered. Did you mean "
                                  f"'{meant}'?")
+        # a package whose modules nothing imported: they are not in mmseg's registries
+        if str(name).startswith('mmpretrain.') and 'mmpretrain.models' not in sys.modules:
+            raise ValueError(
+                f"{place}.type is '{kind}', but nothing imports mmpretrain: write custom_imports = "
+                "dict(imports=['mmpretrain.models', 'mmseg_reco']), where a base's list would be "
+                'replaced, and pip install mmpretrain.')
         cls = kind if kind in ours.values() else ours.get(name)
         known = None if cls is None else accepted_arguments(cls)
         for key in () if known is None else sorted(set(node) - known - _RESERVED):
             meant = nearest(key, known, 0.6)
-            hint = f"Did you mean '{meant}'?" if meant else f'It has: {", ".join(sorted(known))}.'
+            names = ', '.join(sorted(known - {'args', 'kwargs'}))
+            hint = f"Did you mean '{meant}'?" if meant else f'It has: {names}.'
+            if 'segmentor' in known and key in _PARTS:
+                hint = ('The model of the base is still in it: write '
+                        f"{place} = dict(_delete_=True, type='{cls.__name__}', "
+                        f'segmentor=_base_.{place}).')
             raise ValueError(f'{place}.{key}: {cls.__name__} has no such argument. {hint}')
     check_constructor(cfg)
 
@@ -166,6 +181,9 @@ def check_options(options: Iterable[str], cfg: Config) -> None:
     known = _runner_settings() | set(cfg)
     for option in options:
         head, *rest = option.split('.')
+        if head == 'model' and 'segmentor' in (cfg.get('model') or {}) and _PARTS & {*rest[:1]}:
+            raise ValueError(f'--cfg-options {option}: student and teacher are built from '
+                             f"model.segmentor. Did you mean 'model.segmentor.{'.'.join(rest)}'?")
         meant = None if head in known else nearest(head, known)
         if meant:
             raise ValueError(f"--cfg-options {option}: the config has no '{head}'. Did you mean "

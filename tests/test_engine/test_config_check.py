@@ -58,7 +58,7 @@ def test_misspelt_settings_are_refused_with_the_nearest(cfg, message):
 def test_what_is_not_ours_is_left_alone():
     check_config(Config(dict(
         crop_size=(3, 3), val_dataloader=dict(), val_dataloader2=dict(), norm_cfg=dict(type='BN'),
-        model=dict(type='SomeoneElses', backbone=dict(type='mmpretrain.ReCoLos', depht=3)),
+        model=dict(type='SomeoneElses', backbone=dict(type='mmrazor.ReCoLos', depht=3)),
         optim_wrapper=dict(type='OptimWrapper', constructor='X', optimizer=dict(type='SGD')),
         custom_hooks=[dict(type='MeanTeacherHook', priority='LOW')])))
 

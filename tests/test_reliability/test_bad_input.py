@@ -5,6 +5,7 @@ A case does what the table says and raises; the message must hold every piece th
 """
 import re
 import socketserver
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -417,6 +418,11 @@ def sup_branch_missing(bench, monkeypatch):
 
 
 @case
+def images_mixed_by_the_dataset(bench, monkeypatch):
+    bench.semi(type='MultiImageMixDataset', dataset=bench.stock())
+
+
+@case
 def ratio_does_not_divide(bench, monkeypatch):
     DATA_SAMPLERS.build(dict(type='MultiSourceSampler', dataset=bench.semi(), batch_size=4,
                              source_ratio=[1, 2]))
@@ -456,6 +462,12 @@ def type_misspelt(bench, monkeypatch):
 
 
 @case
+def encoder_of_mmpretrain(bench, monkeypatch):
+    monkeypatch.delitem(sys.modules, 'mmpretrain.models', raising=False)
+    check_config(Config(dict(model=dict(backbone=dict(type='mmpretrain.ConvNeXt')))))
+
+
+@case
 def setting_misspelt(bench, monkeypatch):
     check_config(Config(dict(custom_hook=[dict(type='MeanTeacherHook')])))
 
@@ -489,6 +501,22 @@ def score_that_is_not_reported(bench, monkeypatch):
     runner = SimpleNamespace(
         model=model_of(), hooks=[CheckpointHook(interval=1, save_best='mIoU')])
     TeacherStudentValLoop(runner, DataLoader([]), Evaluator([]))
+
+
+@case
+def delete_forgotten(bench, monkeypatch):
+    check_config(Config(dict(model=dict(
+        type='MeanTeacherReCo', segmentor={}, backbone={}, decode_head={}))))
+
+
+@case
+def option_of_the_stock_model(bench, monkeypatch):
+    check_options(['model.decode_head.num_classes'], Config(dict(model=dict(segmentor={}))))
+
+
+@case
+def segmentor_of_their_own(bench, monkeypatch):
+    model_of(dict(segmentor_config(), type='ImprovedEncoderDecoder'))
 
 
 @case
@@ -533,6 +561,11 @@ def auxiliary_head_ignores_0(bench, monkeypatch):
     segmentor = segmentor_config()
     segmentor.auxiliary_head = dict(segmentor.decode_head, ignore_index=0)
     model_of(segmentor)
+
+
+@case
+def batch_without_branches(bench, monkeypatch):
+    model_of().data_preprocessor(dict(inputs=[torch.zeros(3, 32, 32)], data_samples=[]), True)
 
 
 @case
