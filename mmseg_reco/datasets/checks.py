@@ -72,7 +72,9 @@ class Report:
         if self.ignored and not self.pixels[1:].any():
             hint = (' All its other pixels are ignored (255): if 255 stands for a class in its '
                     'masks, save them with 1 in its place.')
-        return [f'{self.name} has no pixel of: {", ".join(self.absent)}.{hint}']
+        where = ('' if self.masks == self.num_images else
+                 f', in the {self.masks} masks that were read')
+        return [f'{self.name} has no pixel of: {", ".join(self.absent)}{where}.{hint}']
 
 
 def leaf_datasets(dataset, name: str) -> dict[str, BaseDataset]:

@@ -275,7 +275,8 @@ def test_rare_classes_may_be_in_the_masks_that_are_not_read(root, monkeypatch):
     assert quick_check(build(root, 'bac'))[1] == []
     for name in 'bc':
         Image.new('L', (6, 4), 0).save(root / 'masks' / f'{name}.png')
-    assert quick_check(build(root, 'bac'))[1] == ['train has no pixel of: tree, car.']
+    assert quick_check(build(root, 'bac'))[1] == [
+        'train has no pixel of: tree, car, in the 2 masks that were read.']
 
 
 def test_hidden_masks_may_be_missing_but_not_wrong(root):
