@@ -98,8 +98,7 @@ def main() -> int:
         print_tables(reports)
     for report in reports:
         problems += report.problems
-        if report.pixels.any() and report.absent:
-            remarks.append(f'{report.name} has no pixel of: {", ".join(report.absent)}.')
+        remarks += report.remarks
     for remark in remarks:
         print(f'Note: {remark}')
     for file, text in problems:

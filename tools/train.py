@@ -5,6 +5,7 @@ import argparse
 
 from mmseg_reco.engine.checkpoint import safe_checkpoint_loading
 from mmseg_reco.engine.command_line import add_common_arguments, parse_args
+from mmseg_reco.engine.config_check import check_training
 from mmseg_reco.engine.launch import (
     build_runner,
     enable_amp,
@@ -41,7 +42,9 @@ def main() -> None:
         resume_latest(cfg, explicit='load_from' in (args.cfg_options or {}))
     try:
         with safe_checkpoint_loading(args.trust_checkpoint):
-            build_runner(cfg).train()
+            runner = build_runner(cfg)
+            check_training(runner)
+            runner.train()
     except SystemExit as stop:  # of PreemptionHook, on all ranks alike
         finish(stop.code)
         raise

@@ -12,9 +12,11 @@ from mmengine.fileio import list_from_file
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from mmseg_reco.utils import type_name
+
 from .camvid import CamVidDataset
 from .files import can_list, cannot_list, file_exists, is_local, join
-from .pipelines import map_leaf_configs, transform_name
+from .pipelines import map_leaf_configs
 from .splits import read_names
 
 # How a dataset's files hold its labels; datasets of the same classes may differ in it.
@@ -40,7 +42,7 @@ def build_datasets(config: dict, edit: Callable[[dict], dict]) -> Any:
 def _build_inside(config: dict) -> Any:
     if 'dataset' not in config and 'datasets' not in config:
         return build_dataset(config)
-    kind = transform_name(config)
+    kind = type_name(config)
     if kind not in _STOCK_WRAPPERS:  # one that builds what it wraps itself
         return config
     if kind != 'ConcatDataset':
@@ -79,7 +81,7 @@ def build_dataset(config: dict) -> BaseDataset:
     except (AssertionError, AttributeError) as error:
         if local:
             raise
-        raise ValueError(f"{transform_name(config)} itself reads lists of local files only, not "
+        raise ValueError(f"{type_name(config)} itself reads lists of local files only, not "
                          f"'{path}': take BaseSegDataset with the same metainfo.") from error
     with tempfile.NamedTemporaryFile('w', suffix='.txt', encoding='utf-8') as copy:
         copy.write('\n'.join(read_names(path, storage)))

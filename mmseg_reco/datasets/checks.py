@@ -3,7 +3,7 @@
 
 import os.path as osp
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,6 +15,8 @@ from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.dataset import BaseDataset
 from PIL import Image
 
+from mmseg_reco.utils import type_name
+
 from .files import is_local, list_files, read
 from .labeled_unlabeled import LabeledUnlabeledDataset
 from .transforms import HideLabels, MultiBranch
@@ -23,6 +25,7 @@ from .transforms.loading import is_cut_short
 INDEX_MODES = '1', 'L', 'P'  # Pillow's names for images of at most 8 bits and one channel
 IMAGE_SUFFIXES = '.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp'
 EXIF_ORIENTATION, EXIF_SIDEWAYS = 274, (5, 6, 7, 8)
+_HEADS, _EDGE_HEAD = ('decode_head', 'auxiliary_head'), 'STDCHead'
 QUICK_PAIRS = 32  # images and masks of each dataset that the check before training reads
 
 
@@ -35,7 +38,7 @@ class Problem(NamedTuple):
 
 @dataclass
 class Report:
-    """What all masks of one dataset hold, after ``reduce_zero_label`` and ``label_map``.
+    """What the masks of one dataset hold, after ``reduce_zero_label`` and ``label_map``.
 
     Attributes:
         name: Name of the dataset, such as 'train.labeled'.
@@ -43,6 +46,7 @@ class Report:
         num_images: Number of images.
         pixels: Pixels per class, shape (C,), dtype int64.
         ignored: Number of pixels without a class.
+        masks: Number of masks that were read.
         problems: Bad files.
     """
 
@@ -51,12 +55,26 @@ class Report:
     num_images: int
     pixels: np.ndarray
     ignored: int = 0
+    masks: int = 0
     problems: list[Problem] = field(default_factory=list)
 
     @property
     def absent(self) -> list[str]:
         """Names of the classes without a pixel."""
         return [self.classes[index] for index in np.flatnonzero(self.pixels == 0)]
+
+    @property
+    def remarks(self) -> list[str]:
+        """Classes without a pixel, if others have some."""
+        if not self.pixels.any() or not self.absent:
+            return []
+        hint = ''
+        if self.ignored and not self.pixels[1:].any():
+            hint = (' All its other pixels are ignored (255): if 255 stands for a class in its '
+                    'masks, save them with 1 in its place.')
+        where = ('' if self.masks == self.num_images else
+                 f', in the {self.masks} masks that were read')
+        return [f'{self.name} has no pixel of: {", ".join(self.absent)}{where}.{hint}']
 
 
 def leaf_datasets(dataset, name: str) -> dict[str, BaseDataset]:
@@ -204,7 +222,9 @@ def check_overlaps(
             for labeled in train:
                 shared = '.labeled' in labeled and paths[name] & paths[labeled]
                 if shared:
-                    remarks.append(f'{len(shared)} images of {labeled} are in {name} too.')
+                    hint = ('' if shared < paths[name] else ', and no others. Where that is not '
+                            'meant, LabeledUnlabeledDataset lacks its labeled=')
+                    remarks.append(f'{len(shared)} images of {labeled} are in {name} too{hint}.')
     return problems, remarks
 
 
@@ -224,19 +244,29 @@ def check_num_classes(parts: dict[str, BaseDataset], model: dict | None) -> list
 
     Args:
         parts (dict[str, BaseDataset]): Datasets without wrappers, by name.
-        model (dict, optional): Config of the model; its first ``decode_head`` counts.
+        model (dict, optional): Config of the model; all its decode and auxiliary heads count,
+            save those that learn edges.
 
     Returns:
         list[Problem]: What is wrong.
     """
-    expected = _find_num_classes(model)
+    heads = {place: head['num_classes'] for place, head in _heads(model)
+             if _EDGE_HEAD not in str(head.get('type'))}
     problems = []
     for name, dataset in parts.items():
         named = len(dataset.metainfo.get('classes', ()))
-        if expected and named and named != expected:
-            problems.append(Problem(name, f'has {named} classes, but the decode head of the model '
-                                    f'has num_classes={expected}: make them equal'))
+        others = [f'{place}.num_classes={count}' for place, count in heads.items()
+                  if count != named]
+        if named and others:
+            problems.append(Problem(
+                name, f'has {named} classes, but {", ".join(others)}: make them equal'))
     return problems
+
+
+def branches(dataset: BaseDataset) -> set[str]:
+    """Branches that each image of a dataset without wrappers is given to."""
+    return {branch for step in dataset.pipeline.transforms if isinstance(step, MultiBranch)
+            for branch in step.branch_pipelines}
 
 
 def check_branches(parts: dict[str, BaseDataset], model: dict | None) -> list[Problem]:
@@ -252,15 +282,14 @@ def check_branches(parts: dict[str, BaseDataset], model: dict | None) -> list[Pr
     """
     if not isinstance(model, dict) or 'segmentor' not in model:
         return []
-    given = {branch for dataset in parts.values() for step in dataset.pipeline.transforms
-             if isinstance(step, MultiBranch) for branch in step.branch_pipelines}
+    given = set().union(*map(branches, parts.values()))
     return [Problem('train_dataloader.dataset', f"gives no images to the branch '{branch}' of "
                     f'{model.get("type")}: wrap it in LabeledUnlabeledDataset')
             for branch in ('sup', 'unsup') if branch not in given]
 
 
 def check_losses(model: dict | None) -> list[Problem]:
-    """Heads whose pixel sampler (OHEM) and losses do not go together in mmseg.
+    """Losses of heads that fail in mmseg: beside a pixel sampler (OHEM), or by their weights.
 
     Args:
         model (dict, optional): Config of the model.
@@ -268,25 +297,36 @@ def check_losses(model: dict | None) -> list[Problem]:
     Returns:
         list[Problem]: What is wrong.
     """
-    if isinstance(model, (list, tuple)):
-        return [problem for part in model for problem in check_losses(part)]
-    if not isinstance(model, dict):
-        return []
-    losses = model.get('loss_decode') or []
-    losses = losses if isinstance(losses, (list, tuple)) else [losses]
-    if model.get('sampler') and any(loss.get('type') == 'DiceLoss' for loss in losses):
-        return [Problem(f'model, {model.get("type")}', "has a pixel sampler and mmseg's DiceLoss, "
-                        'which takes no weights of pixels: remove one of them')]
-    return check_losses(list(model.values()))
+    problems = []
+    for place, head in _heads(model):
+        losses = head.get('loss_decode') or []
+        losses = ({f'[{index}]': loss for index, loss in enumerate(losses)}
+                  if isinstance(losses, (list, tuple)) else {'': losses})
+        for index, loss in losses.items():
+            weights = loss.get('class_weight')
+            if head.get('sampler') and type_name(loss) == 'DiceLoss':
+                problems.append(Problem(
+                    place, "has a pixel sampler and mmseg's DiceLoss, which takes no weights of "
+                    'pixels: remove one of them'))
+            softmax = not (loss.get('use_sigmoid') or loss.get('use_mask'))
+            if (isinstance(weights, (list, tuple)) and softmax
+                    and len(weights) != head['num_classes']):
+                problems.append(Problem(
+                    f'{place}.loss_decode{index}.class_weight', f'has {len(weights)} numbers for '
+                    f'{head["num_classes"]} classes: give one for each'))
+    return problems
 
 
-def _find_num_classes(model: dict | None) -> int | None:
-    if not isinstance(model, dict):
-        return None
-    head = model.get('decode_head')
-    if head:
-        return (head[-1] if isinstance(head, list) else head).get('num_classes')
-    return next(filter(None, map(_find_num_classes, model.values())), None)
+def _heads(node, place: str = 'model', within: bool = False) -> Iterator[tuple[str, dict]]:
+    """Every config with ``num_classes`` in the decode and auxiliary heads, with its place."""
+    if isinstance(node, (list, tuple)):
+        for index, part in enumerate(node):
+            yield from _heads(part, f'{place}[{index}]', within)
+    elif isinstance(node, dict):
+        if within and node.get('num_classes'):
+            yield place, node
+        for key, part in node.items():
+            yield from _heads(part, f'{place}.{key}', within or key in _HEADS)
 
 
 def _training_labels(info: dict) -> np.ndarray:
@@ -387,20 +427,32 @@ def check_dataset(
     Returns:
         Report: Statistics and bad files.
     """
-    classes = tuple(dataset.metainfo.get('classes', ()))
-    report = Report(name, classes, len(dataset), np.zeros(len(classes), np.int64),
-                    problems=check_files(dataset, name))
-
     def check(index: int) -> tuple[np.ndarray | None, list[Problem]]:
-        return check_pair(dataset, dataset.get_data_info(index))
+        found = check_pair(dataset, dataset.get_data_info(index))
+        progress()
+        return found
 
     with ThreadPoolExecutor(workers) as pool:
-        for counts, problems in pool.map(check, range(len(dataset))):
-            if counts is not None:
-                report.pixels += counts[:len(classes)]
-                report.ignored += int(counts[getattr(dataset, 'ignore_index', 255)])
-            report.problems += problems
-            progress()
+        report = _report(dataset, name, pool.map(check, range(len(dataset))))
+    report.problems = check_files(dataset, name) + report.problems
+    return report
+
+
+def _report(dataset: BaseDataset, name: str,
+            pairs: Iterable[tuple[np.ndarray | None, list[Problem]]]) -> Report:
+    """What :func:`check_pair` found, added up."""
+    classes = tuple(dataset.metainfo.get('classes', ()))
+    report = Report(name, classes, len(dataset), np.zeros(len(classes), np.int64))
+    for counts, problems in pairs:
+        if counts is not None:
+            report.pixels += counts[:len(classes)]
+            report.ignored += int(counts[getattr(dataset, 'ignore_index', 255)])
+            report.masks += 1
+        report.problems += problems
+    if classes and labels_are_given(dataset) and report.ignored and not report.pixels.any():
+        report.problems.append(Problem(
+            name, f'no pixel of the {report.masks} masks that were read has a class: all are '
+            'ignored (255)'))
     return report
 
 
@@ -427,6 +479,11 @@ def quick_check(
     for name, dataset in parts.items():
         problems += check_files(dataset, name, files.pop(name))
         spread = np.linspace(0, len(dataset) - 1, min(len(dataset), QUICK_PAIRS)).astype(int)
-        for index in spread.tolist():
-            problems += check_pair(dataset, dataset.get_data_info(index))[1]
+        report = _report(dataset, name, (
+            check_pair(dataset, dataset.get_data_info(index)) for index in spread.tolist()))
+        problems += report.problems
+        # a rare class may be in the masks that were not read
+        if labels_are_given(dataset) and (
+                len(spread) == len(dataset) or not report.pixels[1:].any()):
+            remarks += report.remarks
     return problems, remarks

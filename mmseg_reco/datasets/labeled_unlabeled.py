@@ -46,7 +46,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
             whole entries: without ``seg_map_path`` there are no masks, and with a new
             ``data_prefix`` but no ``ann_file`` all images of that folder are taken. Of several
             datasets, the first is what a change of ``data_root`` or ``data_prefix`` starts from.
-            Several such entries in a list make one pool. None: the labelled images.
+            Several such entries in a list make one pool. None, together with ``labeled``: all
+            images of the dataset.
         unlabeled_pipeline (list[dict], optional): Weak view, up to its ``PackSegInputs``, instead
             of the one told from the dataset's pipeline.
         hide_labels (bool, optional): Whether training must not see masks of the unlabelled images;
@@ -54,7 +55,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
         lazy_init (bool): Of ``ConcatDataset``.
 
     Raises:
-        ValueError: If a list is empty or holds a name twice, or if the config's structure does not
+        ValueError: If ``labeled`` is given without ``unlabeled``, if a list is empty or holds a
+            name twice, or if the config's structure does not
             allow the change; the message says which and what to do.
         FileNotFoundError: If a list does not exist.
 
@@ -75,6 +77,11 @@ class LabeledUnlabeledDataset(ConcatDataset):
                  unlabeled_pipeline: Sequence[dict] | None = None,
                  hide_labels: bool | None = None,
                  lazy_init: bool = False) -> None:
+        if labeled is not None and unlabeled is None:
+            raise ValueError(
+                f"LabeledUnlabeledDataset has labeled='{labeled}', but no unlabeled=: give it the "
+                'list of the unlabelled images. For partial labels of the images of that list, '
+                'make it the ann_file of the dataset.')
         labeled_changes = {} if labeled is None else dict(ann_file=labeled)
         pool = [unlabeled] if unlabeled is None or isinstance(unlabeled, (str, dict)) else unlabeled
         pool = [_changes(entry, labeled_changes) for entry in pool]

@@ -9,6 +9,8 @@ from mmcv.transforms import LoadImageFromFile
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS
 
+from mmseg_reco.utils import type_name
+
 _STOCK_IMAGE_LOADERS = 'LoadImageFromFile', 'mmcv.LoadImageFromFile', LoadImageFromFile
 _STOCK_MASK_LOADERS = 'LoadAnnotations', 'mmseg.LoadAnnotations', LoadAnnotations
 # Absent from the weak view. What changes every image in the same way (CLAHE, AdjustGamma, Rerange,
@@ -19,12 +21,6 @@ RANDOM_TRANSFORMS = frozenset({
     'RandomCutOut', 'RandomDepthMix', 'RandomErasing', 'RandomFlip', 'RandomGaussianBlur',
     'RandomGrayscale', 'RandomMosaic', 'RandomRotFlip', 'RandomRotate',
 })
-
-
-def transform_name(transform: dict | Callable) -> str:
-    """Class name of a transform, from its config (name, scoped name or class) or itself."""
-    kind = transform['type'] if isinstance(transform, dict) else type(transform)
-    return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
 
 
 def leaf_configs(config: dict) -> list[dict]:
@@ -51,10 +47,16 @@ def map_leaf_configs(config: dict, edit: Callable[[dict], dict]) -> dict:
     """
     config = dict(config)
     wrapped = [key for key in ('dataset', 'datasets') if key in config]
-    if bool(wrapped) == ('pipeline' in config):
+    name = type_name(config)
+    if wrapped and 'pipeline' in config:
         raise ValueError(
-            f"Dataset '{transform_name(config)}' must either have a pipeline or wrap datasets that "
-            'have one, so that its images can be given to the labelled and unlabelled branches.')
+            f"Dataset '{name}' has a pipeline of its own, which may put images together, and so "
+            'labelled and unlabelled ones: take the dataset that it wraps, with a pipeline without '
+            'such transforms, in its place.')
+    if not wrapped and 'pipeline' not in config:
+        raise ValueError(
+            f"Dataset '{name}' must either have a pipeline or wrap datasets that have one, so that "
+            'its images can be given to the labelled and unlabelled branches.')
     if not wrapped:
         return edit(deepcopy(config))
     if 'dataset' in config:
@@ -67,7 +69,7 @@ def map_leaf_configs(config: dict, edit: Callable[[dict], dict]) -> dict:
 def find_annotation_loader(pipeline: Sequence) -> int | None:
     """Position of the transform that loads the masks (``LoadAnnotations`` and its like)."""
     for position, transform in enumerate(pipeline):
-        name = transform_name(transform)
+        name = type_name(transform)
         if name.startswith('Load') and 'Annotation' in name and 'Depth' not in name:
             return position
     return None
@@ -126,14 +128,14 @@ def sparsify_pipeline(pipeline: Sequence, level: str | None, seed: int) -> list:
     """
     pipeline = list(pipeline)
     # labels that are hidden need not be thinned out
-    if level is None or any(transform_name(item) == 'HideLabels' for item in pipeline):
+    if level is None or any(type_name(item) == 'HideLabels' for item in pipeline):
         return pipeline
     position = find_annotation_loader(pipeline)
     if position is None:
         raise ValueError(f"Partial labels of level '{level}' need annotations, but the pipeline "
                          'has no LoadAnnotations.')
     position += 1
-    while position < len(pipeline) and transform_name(pipeline[position]) == 'Resize':
+    while position < len(pipeline) and type_name(pipeline[position]) == 'Resize':
         position += 1
     pipeline.insert(position, dict(type='SparsifyLabels', level=level, seed=seed))
     return pipeline
@@ -156,7 +158,7 @@ def weak_pipeline(pipeline: Sequence) -> list:
     """
     weak = []
     for transform in deepcopy(list(pipeline)):
-        name = transform_name(transform)
+        name = type_name(transform)
         if name in RANDOM_TRANSFORMS:
             continue
         if name in ('RandomChoice', 'RandomOrder'):
@@ -223,8 +225,8 @@ def to_branch(pipeline: Sequence, branch: str) -> list:
         ValueError: If the pipeline ends in anything else.
     """
     *head, packing = pipeline
-    if transform_name(packing) not in ('PackSegInputs', 'PackSemiSegInputs'):
+    if type_name(packing) not in ('PackSegInputs', 'PackSemiSegInputs'):
         raise ValueError(f'A training pipeline must end in PackSegInputs, but this one ends in '
-                         f'{transform_name(packing)}.')
+                         f'{type_name(packing)}.')
     packing = dict(packing, type='PackSemiSegInputs')
     return [*head, dict(type='MultiBranch', branch_field=['sup', 'unsup'], **{branch: [packing]})]

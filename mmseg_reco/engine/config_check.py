@@ -2,6 +2,7 @@
 """Misspelt settings, found before anything is built, each with the nearest right name."""
 
 import inspect
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -11,8 +12,14 @@ from mmengine.registry import Registry
 from mmengine.runner import Runner
 from mmseg import registry
 
+from mmseg_reco.utils import type_name
+
 # What mmengine itself takes out of a config before it builds the object.
 _RESERVED = {'type', 'priority', '_scope_', '_delete_'}
+# Arguments of a stock model, which one of a student and a teacher has in its segmentor.
+_PARTS = {'auxiliary_head', 'backbone', 'decode_head', 'neck', 'pretrained', 'test_cfg',
+          'train_cfg'}
+_ENDLESS = 'InfiniteSampler', 'MultiSourceSampler'
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
@@ -95,11 +102,22 @@ def check_config(cfg: Config) -> None:
             if meant:
                 raise ValueError(f"{place}.type is '{kind}', which is not registered. Did you mean "
                                  f"'{meant}'?")
+        # a package whose modules nothing imported: they are not in mmseg's registries
+        if str(name).startswith('mmpretrain.') and 'mmpretrain.models' not in sys.modules:
+            raise ValueError(
+                f"{place}.type is '{kind}', but nothing imports mmpretrain: write custom_imports = "
+                "dict(imports=['mmpretrain.models', 'mmseg_reco']), where a base's list would be "
+                'replaced, and pip install mmpretrain.')
         cls = kind if kind in ours.values() else ours.get(name)
         known = None if cls is None else accepted_arguments(cls)
         for key in () if known is None else sorted(set(node) - known - _RESERVED):
             meant = nearest(key, known, 0.6)
-            hint = f"Did you mean '{meant}'?" if meant else f'It has: {", ".join(sorted(known))}.'
+            names = ', '.join(sorted(known - {'args', 'kwargs'}))
+            hint = f"Did you mean '{meant}'?" if meant else f'It has: {names}.'
+            if 'segmentor' in known and key in _PARTS:
+                hint = ('The model of the base is still in it: write '
+                        f"{place} = dict(_delete_=True, type='{cls.__name__}', "
+                        f'segmentor=_base_.{place}).')
             raise ValueError(f'{place}.{key}: {cls.__name__} has no such argument. {hint}')
     check_constructor(cfg)
 
@@ -120,6 +138,36 @@ def check_constructor(cfg: Config) -> None:
             f"OptimWrapperConstructor', paramwise_cfg=dict(constructor='{kind}')); all else stays.")
 
 
+def check_training(runner: Runner) -> None:
+    """Refuse a training that would run in vain: with a teacher that nothing moves, or endless.
+
+    Args:
+        runner (Runner): The runner, before it trains.
+
+    Raises:
+        ValueError: The message names the setting and the remedy.
+    """
+    cfg = runner.cfg
+    hook = registry.HOOKS.get('MeanTeacherHook')
+    if 'segmentor' in (cfg.get('model') or {}) and not any(
+            isinstance(other, hook) for other in runner.hooks):
+        if any(type(other).__name__ == hook.__name__ for other in runner.hooks):
+            raise ValueError("custom_hooks has mmdet's MeanTeacherHook, which leaves the teacher's "
+                             "BN statistics at their first values: take dict(type="
+                             "'mmseg.MeanTeacherHook')")
+        raise ValueError("custom_hooks lacks dict(type='MeanTeacherHook'): the teacher would keep "
+                         'its first weights')
+    loop = cfg.get('train_cfg') or {}
+    by_epoch = (type_name(loop) == 'EpochBasedTrainLoop' if 'type' in loop
+                else loop.get('by_epoch'))
+    sampler = (cfg.get('train_dataloader') or {}).get('sampler')
+    if by_epoch and sampler and type_name(sampler) in _ENDLESS:
+        raise ValueError(
+            f'train_cfg counts epochs, but those of {type_name(sampler)} never end: take '
+            "train_cfg = dict(type='IterBasedTrainLoop', max_iters=..., val_interval=...), with "
+            '_delete_=True where a base has another')
+
+
 def check_options(options: Iterable[str], cfg: Config) -> None:
     """Refuse options of the command line that would add a misspelt setting to the config.
 
@@ -133,6 +181,9 @@ def check_options(options: Iterable[str], cfg: Config) -> None:
     known = _runner_settings() | set(cfg)
     for option in options:
         head, *rest = option.split('.')
+        if head == 'model' and 'segmentor' in (cfg.get('model') or {}) and _PARTS & {*rest[:1]}:
+            raise ValueError(f'--cfg-options {option}: student and teacher are built from '
+                             f"model.segmentor. Did you mean 'model.segmentor.{'.'.join(rest)}'?")
         meant = None if head in known else nearest(head, known)
         if meant:
             raise ValueError(f"--cfg-options {option}: the config has no '{head}'. Did you mean "

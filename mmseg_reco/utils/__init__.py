@@ -7,8 +7,9 @@ from .arguments import (
     check_probability,
     check_range,
 )
+from .config import as_list, type_name
 
 __all__ = [
-    'check_count', 'check_loss', 'check_not_negative', 'check_positive', 'check_probability',
-    'check_range'
+    'as_list', 'check_count', 'check_loss', 'check_not_negative', 'check_positive',
+    'check_probability', 'check_range', 'type_name'
 ]

@@ -1,14 +1,21 @@
 # Licensed under the Apache License, Version 2.0.
+from pathlib import Path
+from types import SimpleNamespace
 
+import mmseg
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmseg.registry import DATASETS
 from PIL import Image
+from test_all_heads import CASES, VARIANTS
 
 from mmseg_reco.datasets.checks import (
+    _heads,
     check_branches,
     check_dataset,
     check_files,
+    check_losses,
     check_num_classes,
     check_overlaps,
     check_pair,
@@ -234,6 +241,44 @@ def test_overlaps(root):
     assert check_overlaps(leaf_datasets(build(root, 'ab'), 'train'), {}) == ([], [])
 
 
+def test_all_unlabelled_images_among_the_labelled_ones(root):
+    """Without a list of the labelled images, which the first half is then not."""
+    both = DATASETS.build(dict(type='LabeledUnlabeledDataset', dataset=config_of(root, 'abcd'),
+                               unlabeled='abcd.txt'))
+    assert check_overlaps(leaf_datasets(both, 'train'), {})[1] == [
+        '4 images of train.labeled are in train.unlabeled too, and no others. Where that is not '
+        'meant, LabeledUnlabeledDataset lacks its labeled=.']
+
+
+def test_labels_that_say_nothing(root):
+    for name, labels in dict(a=(0, 255), b=(255, 255), c=(0, 1)).items():
+        Image.fromarray(np.repeat(np.uint8([labels]), 3, 1)).resize((6, 4)).save(
+            root / 'masks' / f'{name}.png')
+    problem = 'no pixel of the 1 masks that were read has a class: all are ignored (255)'
+    assert quick_check(build(root, 'b'))[0] == [('train', problem)]
+    assert check_dataset(build(root, 'b'), 'x').problems == [('x', problem)]
+    hint = (' All its other pixels are ignored (255): if 255 stands for a class in its masks, '
+            'save them with 1 in its place.')
+    for names, text in (('ab', f'tree, car.{hint}'), ('ac', 'car.'), ('bd', None)):
+        remarks = [f'train has no pixel of: {text}'] if text else []
+        assert quick_check(build(root, names)) == ([], remarks)
+        assert check_dataset(build(root, names), 'train').remarks == remarks
+    # hidden masks are not trained on, and may be empty
+    assert quick_check(semi(root, 'd', 'b')) == ([], [])
+
+
+def test_rare_classes_may_be_in_the_masks_that_are_not_read(root, monkeypatch):
+    monkeypatch.setattr('mmseg_reco.datasets.checks.QUICK_PAIRS', 2)
+    for name in 'bc':
+        Image.new('L', (6, 4), 1).save(root / 'masks' / f'{name}.png')
+    assert quick_check(build(root, 'bc'))[1] == ['train has no pixel of: road, car.']
+    assert quick_check(build(root, 'bac'))[1] == []
+    for name in 'bc':
+        Image.new('L', (6, 4), 0).save(root / 'masks' / f'{name}.png')
+    assert quick_check(build(root, 'bac'))[1] == [
+        'train has no pixel of: tree, car, in the 2 masks that were read.']
+
+
 def test_hidden_masks_may_be_missing_but_not_wrong(root):
     (root / 'masks' / 'c.png').unlink()
     mask = root / 'masks' / 'd.png'
@@ -254,11 +299,45 @@ def test_wrappers(root):
 
 def test_num_classes(root):
     parts = dict(train=build(root))
-    for model in (dict(decode_head=dict(num_classes=19)), dict(segmentor=dict(
-            decode_head=[dict(num_classes=19), dict(num_classes=19)]))):
-        assert '3 classes' in check_num_classes(parts, model)[0].text
-    for model in (None, dict(decode_head=dict(num_classes=3)), dict(backbone=dict())):
+    right, wrong = dict(num_classes=3), dict(num_classes=19)
+    for model, place in (
+            (dict(decode_head=wrong, auxiliary_head=None), 'model.decode_head'),
+            (dict(segmentor=dict(decode_head=[wrong, right])), 'model.segmentor.decode_head[0]'),
+            (dict(decode_head=right, auxiliary_head=[right, wrong]), 'model.auxiliary_head[1]'),
+            (dict(decode_head=dict(kernel_generate_head=wrong, kernel_update_head=[right])),
+             'model.decode_head.kernel_generate_head')):
+        assert check_num_classes(parts, model) == [
+            ('train', f'has 3 classes, but {place}.num_classes=19: make them equal')]
+    edges = dict(type='STDCHead', num_classes=2)
+    for model in (None, dict(decode_head=right, auxiliary_head=[edges]), dict(backbone=wrong)):
         assert check_num_classes(parts, model) == []
+
+
+def test_losses():
+    def check(**head):
+        return check_losses(dict(segmentor=dict(auxiliary_head=[dict(num_classes=3, **head)])))
+
+    few = dict(type='CrossEntropyLoss', class_weight=[1., 2.])
+    place = 'model.segmentor.auxiliary_head[0].loss_decode'
+    assert [problem.file for problem in check(loss_decode=few)] == [f'{place}.class_weight']
+    assert [problem.file for problem in check(loss_decode=[dict(type='X'), few])] == [
+        f'{place}[1].class_weight']
+    for weight in (None, [1.] * 3, 'weights.npy'):
+        assert check(loss_decode=dict(few, class_weight=weight)) == []
+    assert check(loss_decode=dict(few, use_sigmoid=True)) == check() == []
+
+
+@pytest.mark.skipif(mmseg.__version__ != '1.2.2', reason='its shipped configs')
+def test_heads_of_shipped_configs_agree():
+    """One config of each family, whose heads have one number of classes but for edges."""
+    folder = Path(mmseg.__file__).parent / '.mim/configs'
+    for case in [*CASES, *VARIANTS]:
+        model = Config.fromfile(folder / case.config, import_custom_modules=False).model
+        counts = [head['num_classes'] for place, head in _heads(model)]
+        data = SimpleNamespace(metainfo=dict(classes=range(max(counts, default=0))))
+        assert check_num_classes(dict(train=data), model) == [], case.config
+        if case.family != 'san':
+            assert check_losses(model) == [], case.config
 
 
 def test_quick_check_of_a_large_dataset(root):

@@ -140,7 +140,7 @@ def test_case_two_gives_the_same_pixels_to_both_halves(voc):
 
 
 def test_case_two_lists_can_be_restricted(voc):
-    data = build(dict(voc, type='PartialVOCDataset', level='p0'), labeled='labeled.txt')
+    data = build(dict(voc, type='PartialVOCDataset', level='p0', ann_file='labeled.txt'))
     assert names_of(data.datasets[0]) == names_of(data.datasets[1]) == NAMES[:2]
     hidden = build(dict(voc, type='PartialVOCDataset', level='p0'), labeled='labeled.txt',
                    unlabeled='unlabeled.txt')
@@ -163,8 +163,9 @@ def test_wrapped_datasets(voc):
     assert len(data.datasets[0]) == len(data.datasets[1]) == 6
     assert data[7]['inputs']['unsup'].shape == (3, 32, 32)
     with pytest.raises(ValueError, match='one dataset'):
-        build(concat, labeled='labeled.txt')
-    repeated = build(dict(type='RepeatDataset', times=2, dataset=voc), labeled='labeled.txt')
+        build(concat, labeled='labeled.txt', unlabeled='unlabeled.txt')
+    repeated = build(dict(type='RepeatDataset', times=2, dataset=voc), labeled='labeled.txt',
+                     unlabeled='unlabeled.txt')
     assert len(repeated.datasets[0]) == 4
 
 
@@ -197,7 +198,7 @@ def test_pools_and_lists_of_several_datasets(voc, tmp_path):
     assert names_of(folder) == ['extra']
     assert (data[len(data) - 1]['data_samples']['unsup'].gt_sem_seg.data == 255).all()
     with pytest.raises(ValueError, match='data_root of their own'):
-        build(concat, labeled=str(tmp_path / 'labeled.txt'))
+        build(concat, labeled=str(tmp_path / 'labeled.txt'), unlabeled='unlabeled.txt')
 
 
 def test_cityscapes_names(tmp_path):
@@ -231,7 +232,7 @@ def test_loader_with_sampler_and_workers(voc):
 
 def test_errors_name_the_file(voc, tmp_path):
     with pytest.raises(FileNotFoundError, match='missing.txt'):
-        build(voc, labeled='missing.txt')
+        build(voc, labeled='missing.txt', unlabeled='unlabeled.txt')
     (tmp_path / 'empty.txt').write_text('\n')
     with pytest.raises(ValueError, match='empty.txt'):
         build(voc, labeled='labeled.txt', unlabeled='empty.txt')

@@ -10,15 +10,15 @@ from mmseg_reco.datasets.pipelines import (
     map_leaf_configs,
     sparsify_pipeline,
     to_branch,
-    transform_name,
     weak_pipeline,
 )
+from mmseg_reco.utils import type_name
 
 CHOICES = 'RandomChoice', 'RandomOrder'
 
 
 def names_of(pipeline):
-    return [transform_name(transform) for transform in pipeline]
+    return [type_name(transform) for transform in pipeline]
 
 
 class TestWeakPipeline:

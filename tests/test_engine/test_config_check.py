@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
@@ -7,7 +8,14 @@ from mmseg.datasets import BaseSegDataset
 
 from mmseg_reco.datasets import MultiBranch, PartialVOCDataset
 from mmseg_reco.engine import launch
-from mmseg_reco.engine.config_check import accepted_arguments, check_config, check_options, nearest
+from mmseg_reco.engine.config_check import (
+    accepted_arguments,
+    check_config,
+    check_options,
+    check_training,
+    nearest,
+)
+from mmseg_reco.engine.hooks import CheckDataHook, MeanTeacherHook
 from mmseg_reco.models import EmbeddingEncoderDecoder, MeanTeacherReCo, ReCoLoss
 
 
@@ -50,7 +58,7 @@ def test_misspelt_settings_are_refused_with_the_nearest(cfg, message):
 def test_what_is_not_ours_is_left_alone():
     check_config(Config(dict(
         crop_size=(3, 3), val_dataloader=dict(), val_dataloader2=dict(), norm_cfg=dict(type='BN'),
-        model=dict(type='SomeoneElses', backbone=dict(type='mmpretrain.ReCoLos', depht=3)),
+        model=dict(type='SomeoneElses', backbone=dict(type='mmrazor.ReCoLos', depht=3)),
         optim_wrapper=dict(type='OptimWrapper', constructor='X', optimizer=dict(type='SGD')),
         custom_hooks=[dict(type='MeanTeacherHook', priority='LOW')])))
 
@@ -76,6 +84,24 @@ def test_options():
     check_options(['optim_wrapper.optimizer.lr', 'my_setting', 'randomness.seed', 'zzz'], cfg)
     with pytest.raises(ValueError, match="no 'optim_wraper'.*'optim_wrapper.optimizer.lr'"):
         check_options(['optim_wraper.optimizer.lr'], cfg)
+
+
+@pytest.mark.parametrize('loop', [dict(type='EpochBasedTrainLoop'), dict(by_epoch=True)])
+def test_what_cannot_be_trained(loop):
+    def check(hooks, **cfg):
+        check_training(SimpleNamespace(hooks=hooks, cfg=Config(cfg)))
+
+    endless = dict(train_dataloader=dict(sampler=dict(type='InfiniteSampler')), train_cfg=loop)
+    with pytest.raises(ValueError, match='InfiniteSampler never end.*IterBasedTrainLoop'):
+        check([], **endless)
+    check([], train_dataloader=dict(sampler=dict(type='DefaultSampler')), train_cfg=loop)
+    check([], **{**endless, 'train_cfg': dict(by_epoch=False, max_iters=3)})
+
+    semi = dict(type='MeanTeacherReCo', segmentor=dict())
+    with pytest.raises(ValueError, match='lacks .*MeanTeacherHook'):
+        check([CheckDataHook()], model=semi)
+    check([type('Mine', (MeanTeacherHook, ), {})()], model=semi)
+    check([], model=dict(type='EmbeddingEncoderDecoder'))
 
 
 def test_tools_check_the_config(tiny_config):

@@ -5,6 +5,7 @@ A case does what the table says and raises; the message must hold every piece th
 """
 import re
 import socketserver
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmseg.datasets import PascalVOCDataset
 from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
@@ -23,17 +24,20 @@ from PIL import Image
 from tiny_segmentor import segmentor_config
 from torch.utils.data import DataLoader
 
+from mmseg_reco.datasets.checks import check_losses, quick_check
 from mmseg_reco.datasets.partial_labels import sparsify
 from mmseg_reco.datasets.splits import select_random
 from mmseg_reco.engine import launch
 from mmseg_reco.engine.checkpoint import latest_checkpoint, safe_checkpoint_loading
-from mmseg_reco.engine.config_check import check_config, check_options
-from mmseg_reco.engine.hooks import CheckDataHook
+from mmseg_reco.engine.config_check import check_config, check_options, check_training
+from mmseg_reco.engine.hooks import CheckDataHook, MeanTeacherHook
 from mmseg_reco.engine.runner import TeacherStudentValLoop
 from mmseg_reco.models import PseudoLabelLoss, ReCoLoss
+from mmseg_reco.models.segmentors.embedding_encoder_decoder import cross_entropy_of_labels
 
 DOC = Path(__file__).resolve().parents[2] / 'docs' / 'reliability.md'
 CASES: dict[str, Callable] = {}
+TEACHER_HOOK = MeanTeacherHook()
 
 
 def case(function: Callable) -> Callable:
@@ -94,7 +98,7 @@ class Bench:
         train = self.semi() if train is None else train
         CheckDataHook().before_train(SimpleNamespace(
             train_dataloader=DataLoader(train, 4, sampler=sampler),
-            val_loop=val and SimpleNamespace(dataloader=DataLoader(val)),
+            val_loop=val and SimpleNamespace(dataloader=DataLoader(val)), hooks=[TEACHER_HOOK],
             cfg=dict(model=model), logger=SimpleNamespace(warning=print)))
 
 
@@ -121,6 +125,17 @@ def list_empty(bench, monkeypatch):
 def both_lists_empty(bench, monkeypatch):
     bench.write('labeled.txt', '')
     bench.semi(labeled='labeled.txt', unlabeled='labeled.txt')
+
+
+@case
+def unlabeled_missing(bench, monkeypatch):
+    bench.semi(unlabeled=None)
+
+
+@case
+def labeled_missing(bench, monkeypatch):
+    data = bench.semi(labeled=None)
+    raise UserWarning(quick_check(data)[1])
 
 
 @case
@@ -177,7 +192,8 @@ def train_and_val_overlap(bench, monkeypatch):
 @case
 def lists_for_a_concatenation(bench, monkeypatch):
     both = dict(type='ConcatDataset', datasets=[bench.stock(), bench.stock()])
-    DATASETS.build(dict(type='LabeledUnlabeledDataset', dataset=both, labeled='labeled.txt'))
+    DATASETS.build(dict(type='LabeledUnlabeledDataset', dataset=both, labeled='labeled.txt',
+                        unlabeled='unlabeled.txt'))
 
 
 @case
@@ -278,6 +294,20 @@ def label_that_is_no_class_later(bench, monkeypatch):
 
 
 @case
+def masks_without_a_class(bench, monkeypatch):
+    for name in 'ab':
+        bench.write_mask(name, np.full((64, 96), 255, np.uint8))
+    bench.check()
+
+
+@case
+def class_saved_as_255(bench, monkeypatch):
+    bench.write_mask('b', np.full((64, 96), 255, np.uint8))
+    bench.check()
+    raise UserWarning(quick_check(bench.semi())[1])
+
+
+@case
 def mask_of_another_size(bench, monkeypatch):
     bench.write_mask('b', np.zeros((64, 95), np.uint8))
     bench.check()
@@ -358,6 +388,24 @@ def other_number_of_classes(bench, monkeypatch):
 
 
 @case
+def other_number_of_classes_of_an_auxiliary_head(bench, monkeypatch):
+    heads = [dict(num_classes=2), dict(num_classes=3), dict(type='STDCHead', num_classes=1)]
+    bench.check(model=dict(segmentor=dict(decode_head=heads[0], auxiliary_head=heads)))
+
+
+@case
+def class_weights_too_few(bench, monkeypatch):
+    head = dict(num_classes=3, loss_decode=[dict(type='CrossEntropyLoss', class_weight=[1., 2.])])
+    raise ValueError(*check_losses(dict(segmentor=dict(decode_head=head))))
+
+
+@case
+def class_weights_too_few_later(bench, monkeypatch):
+    logits, labels = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64)
+    cross_entropy_of_labels(logits, labels, class_weight=torch.ones(2))
+
+
+@case
 def dice_with_pixel_sampler(bench, monkeypatch):
     head = dict(type='FCNHead', num_classes=2, sampler=dict(type='OHEMPixelSampler'),
                 loss_decode=[dict(type='CrossEntropyLoss'), dict(type='DiceLoss')])
@@ -367,6 +415,11 @@ def dice_with_pixel_sampler(bench, monkeypatch):
 @case
 def sup_branch_missing(bench, monkeypatch):
     bench.check(DATASETS.build(bench.stock()), model=dict(type='MeanTeacherReCo', segmentor={}))
+
+
+@case
+def images_mixed_by_the_dataset(bench, monkeypatch):
+    bench.semi(type='MultiImageMixDataset', dataset=bench.stock())
 
 
 @case
@@ -380,6 +433,13 @@ def two_batch_sizes(bench, monkeypatch):
     data = bench.semi()
     bench.check(data, sampler=DATA_SAMPLERS.build(dict(
         type='MultiSourceSampler', dataset=data, batch_size=8, source_ratio=[1, 1])))
+
+
+@case
+def stock_sampler(bench, monkeypatch):
+    data = bench.semi()
+    bench.check(data, model=dict(segmentor={}), sampler=DATA_SAMPLERS.build(dict(
+        type='InfiniteSampler', dataset=data)))
 
 
 @case
@@ -402,6 +462,12 @@ def type_misspelt(bench, monkeypatch):
 
 
 @case
+def encoder_of_mmpretrain(bench, monkeypatch):
+    monkeypatch.delitem(sys.modules, 'mmpretrain.models', raising=False)
+    check_config(Config(dict(model=dict(backbone=dict(type='mmpretrain.ConvNeXt')))))
+
+
+@case
 def setting_misspelt(bench, monkeypatch):
     check_config(Config(dict(custom_hook=[dict(type='MeanTeacherHook')])))
 
@@ -412,10 +478,45 @@ def option_misspelt(bench, monkeypatch):
 
 
 @case
+def teacher_hook_missing(bench, monkeypatch):
+    CheckDataHook().before_train(SimpleNamespace(
+        cfg=dict(model=dict(segmentor={})), hooks=[CheckDataHook()]))
+
+
+@case
+def teacher_hook_of_mmdet(bench, monkeypatch):
+    hook = type('MeanTeacherHook', (Hook, ), {})()
+    check_training(SimpleNamespace(cfg=dict(model=dict(segmentor={})), hooks=[hook]))
+
+
+@case
+def training_by_epochs(bench, monkeypatch):
+    cfg = dict(train_cfg=dict(by_epoch=True), train_dataloader=dict(
+        sampler=dict(type='MultiSourceSampler')))
+    check_training(SimpleNamespace(cfg=cfg, hooks=[]))
+
+
+@case
 def score_that_is_not_reported(bench, monkeypatch):
     runner = SimpleNamespace(
         model=model_of(), hooks=[CheckpointHook(interval=1, save_best='mIoU')])
     TeacherStudentValLoop(runner, DataLoader([]), Evaluator([]))
+
+
+@case
+def delete_forgotten(bench, monkeypatch):
+    check_config(Config(dict(model=dict(
+        type='MeanTeacherReCo', segmentor={}, backbone={}, decode_head={}))))
+
+
+@case
+def option_of_the_stock_model(bench, monkeypatch):
+    check_options(['model.decode_head.num_classes'], Config(dict(model=dict(segmentor={}))))
+
+
+@case
+def segmentor_of_their_own(bench, monkeypatch):
+    model_of(dict(segmentor_config(), type='ImprovedEncoderDecoder'))
 
 
 @case
@@ -453,6 +554,18 @@ def head_without_conv_seg(bench, monkeypatch):
     segmentor = segmentor_config()
     segmentor.decode_head.type = 'HeadWithoutConvSeg'
     model_of(segmentor)
+
+
+@case
+def auxiliary_head_ignores_0(bench, monkeypatch):
+    segmentor = segmentor_config()
+    segmentor.auxiliary_head = dict(segmentor.decode_head, ignore_index=0)
+    model_of(segmentor)
+
+
+@case
+def batch_without_branches(bench, monkeypatch):
+    model_of().data_preprocessor(dict(inputs=[torch.zeros(3, 32, 32)], data_samples=[]), True)
 
 
 @case

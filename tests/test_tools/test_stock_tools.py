@@ -12,6 +12,7 @@ import mmseg
 import numpy as np
 import pytest
 import torch
+from mmseg.apis import inference_model, init_model
 
 from mmseg_reco.datasets.demo_scenes import prepare
 
@@ -48,6 +49,20 @@ def test_reco_under_stock_train(tmp_path):
     assert 'loss_reco' in text
     weights = torch.load(tmp_path / 'work/iter_2.pth', weights_only=True)['state_dict']
     assert {name.split('.')[0] for name in weights} >= {'student', 'teacher'}
+    predict_with_stock_tools(tmp_path)
+
+
+def predict_with_stock_tools(where):
+    """mmseg's inference takes the run's own config and checkpoint, and its teacher predicts."""
+    config, = (where / 'work').glob('*.py')
+    config.write_text(config.read_text() + 'test_pipeline = [dict(type="LoadImageFromFile"), '
+                      'dict(type="PackSegInputs")]\n')
+    model = init_model(str(config), str(where / 'work/iter_2.pth'), device='cpu')
+    image = str(next((where / 'data').rglob('images/**/*.*g')))
+    logits = inference_model(model, image).seg_logits.data
+    for network, same in ((model.student, True), (model.teacher, False)):
+        torch.nn.init.zeros_(network.decode_head.conv_seg.weight)
+        assert torch.equal(inference_model(model, image).seg_logits.data, logits) == same
 
 
 def test_rc2l_under_stock_train(tmp_path):

@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
@@ -6,8 +7,9 @@ from mmseg.utils import ConfigType
 from torch.utils.data import DataLoader
 
 from mmseg_reco.datasets import LoadCheckedImage
-from mmseg_reco.datasets.checks import Problem, leaf_datasets, quick_check
+from mmseg_reco.datasets.checks import Problem, branches, leaf_datasets, quick_check
 from mmseg_reco.datasets.samplers import MultiSourceSampler
+from mmseg_reco.engine.config_check import check_training
 
 
 @HOOKS.register_module()
@@ -26,8 +28,9 @@ class CheckDataHook(Hook):
         """Check the data of training and validation.
 
         Raises:
-            ValueError: If anything is wrong with them.
+            ValueError: If anything is wrong with them, or :func:`check_training` refuses.
         """
+        check_training(runner)
         loader = runner.train_dataloader
         val_loop = runner.val_loop
         problems, remarks = quick_check(
@@ -52,6 +55,12 @@ class CheckDataHook(Hook):
 
 def _batch_problems(loader: DataLoader, model: ConfigType) -> list[Problem]:
     sampler = getattr(loader.batch_sampler, 'sampler', None)
+    if 'segmentor' in model and isinstance(sampler, (DefaultSampler, InfiniteSampler)) and any(
+            len(branches(part)) == 1 for part in leaf_datasets(loader.dataset, 'train').values()):
+        return [Problem(
+            'train_dataloader.sampler', f'is {type(sampler).__name__}, whose batches may lack '
+            'labelled or unlabelled images: give train_dataloader a MultiSourceSampler over a '
+            'LabeledUnlabeledDataset')]
     if not isinstance(sampler, MultiSourceSampler):
         return []
     problems = []

@@ -38,10 +38,14 @@ class MultiBranchDataPreprocessor(BaseDataPreprocessor):
             of samples); without branches, what the stock preprocessor returns.
 
         Raises:
-            ValueError: The stock preprocessor cannot join the images of a branch.
+            ValueError: The batch has no branches, or the stock preprocessor cannot join the images
+                of one.
         """
         if not training:
             return self.data_preprocessor(data, training)
+        if not isinstance(data['inputs'], dict):
+            raise ValueError("The batch has no branches 'sup' and 'unsup': wrap the dataset of "
+                             'train_dataloader in LabeledUnlabeledDataset.')
         branches = {}
         for name in data['inputs']:
             batch = {key: [entry for entry in value[name] if entry is not None]

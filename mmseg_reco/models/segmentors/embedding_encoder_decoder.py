@@ -12,6 +12,8 @@ from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList, add_prefix
 from torch import Tensor
 
+from mmseg_reco.utils import as_list
+
 from ..heads import FeatureTap, class_logits, default_tap
 from ..losses import RegionLoss
 from ..regions import RegionPrediction
@@ -38,7 +40,13 @@ def cross_entropy_of_labels(pred: Tensor,
 
     A collective that waits for no device. mmseg 1.2.2's own, with class weights, looks up the
     weight of the ignored class and fails.
+
+    Raises:
+        ValueError: If ``class_weight`` is for another number of classes.
     """
+    if class_weight is not None and len(class_weight) != pred.size(1):
+        raise ValueError(f'CrossEntropyLoss: class_weight has {len(class_weight)} numbers, and the '
+                         f'head {pred.size(1)} classes: give one for each')
     if avg_factor is None and reduction == 'mean':
         avg_factor = label != ignore_index
         if class_weight is not None:
@@ -84,7 +92,7 @@ class EmbeddingMixin:
             takes the features that the head classifies (:func:`default_tap`); ``sep_bottleneck``
             of ``DepthwiseSeparableASPPHead`` is the paper's place. Of a cascade, the last head
             with a map is read.
-        losses (Sequence[dict]): Losses called with (embeddings, labels, probs), for example
+        losses (Sequence[dict] | dict): Losses called with (embeddings, labels, probs), for example
             ``[dict(type='ReCoLoss')]``. Region losses need a teacher and do not belong here.
         avg_non_ignore (bool): Average every cross-entropy over labelled pixels only, with a
             message where the config says otherwise. False leaves the configured losses alone.
@@ -99,13 +107,13 @@ class EmbeddingMixin:
                  *args,
                  projector: OptConfigType = None,
                  tap: str | None = None,
-                 losses: Sequence[ConfigType] = (),
+                 losses: Sequence[ConfigType] | ConfigType = (),
                  avg_non_ignore: bool = True,
                  **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if avg_non_ignore:
             average_over_labels(self)
-        self.losses = nn.ModuleList(MODELS.build(loss) for loss in losses)
+        self.losses = nn.ModuleList(MODELS.build(loss) for loss in as_list(losses))
         check_names(self.losses)
         for loss in self.losses:
             if isinstance(loss, RegionLoss):

@@ -5,6 +5,8 @@ from mmseg.registry import MODELS
 from mmseg.utils import SampleList, add_prefix
 from torch import Tensor
 
+from mmseg_reco.utils import type_name
+
 from ..heads import semantic_scores
 from ..regions import RegionPrediction
 from .dense import DenseOutput, drop_channels
@@ -34,7 +36,7 @@ class QueryEncoderDecoder(EncoderDecoder):
     """
 
     def __init__(self, *args, decode_head: dict, avg_non_ignore: bool = True, **kwargs) -> None:
-        kind = QUERY_HEADS.get(decode_head['type'], decode_head['type'])
+        kind = QUERY_HEADS.get(type_name(decode_head), decode_head['type'])
         super().__init__(*args, decode_head=dict(decode_head, type=kind), **kwargs)
         if avg_non_ignore:
             average_over_labels(self)

@@ -22,7 +22,13 @@ from mmseg.utils import (
 )
 from torch import Tensor
 
-from mmseg_reco.utils import check_count, check_not_negative, check_probability
+from mmseg_reco.utils import (
+    as_list,
+    check_count,
+    check_not_negative,
+    check_probability,
+    type_name,
+)
 
 from ..losses import RegionLoss
 from ..preprocess import IGNORE_INDEX, PseudoBatch
@@ -49,18 +55,18 @@ class SemiBaseSegmentor(BaseSegmentor):
             type becomes ``QueryEncoderDecoder`` if its head classifies queries (MaskFormer,
             Mask2Former), else ``EmbeddingEncoderDecoder`` or ``EmbeddingCascadeEncoderDecoder``,
             which add the projector.
-        losses (Sequence[dict]): Losses on representations: of pixels, called with (embeddings,
-            labels, probs), such as ``ReCoLoss``; and of regions, called with (student, teacher),
-            such as ``RegionFeatureContrastiveLoss``; in any combination. Without any, no
-            projector is built.
+        losses (Sequence[dict] | dict): Losses on representations: of pixels, called with
+            (embeddings, labels, probs), such as ``ReCoLoss``; and of regions, called with
+            (student, teacher), such as ``RegionFeatureContrastiveLoss``; in any combination.
+            Without any, no projector is built.
         projector (dict, optional): Config of the :class:`Projector`.
         tap (str, optional): Where the projector reads the decode head; see
             :class:`EmbeddingMixin`.
         mix (dict, optional): ``ClassMix``, ``CutMix`` or ``CutOut``; None for no mixing.
         rescale_crop (dict, optional): First augmentation of the pseudo-labelled batch. It keeps
             the size of the images unless ``crop_size`` says otherwise.
-        strong_augments (Sequence[dict]): Augmentations after mixing; they see RGB in [0, 1], and
-            may change the batch that they are given.
+        strong_augments (Sequence[dict] | dict): Augmentations after mixing; they see RGB in
+            [0, 1], and may change the batch that they are given.
         matcher (dict): Matches regions of teacher and student where the head has queries.
         semi_train_cfg (dict, optional): Settings of the training step:
 
@@ -93,11 +99,14 @@ class SemiBaseSegmentor(BaseSegmentor):
         data_preprocessor (dict, optional): ``MultiBranchDataPreprocessor``. Anything else is
             replaced by one around the segmentor's own.
         init_cfg (dict, optional): Initialisation.
+        pretrained (None): Belongs to the ``segmentor``, as does ``train_cfg``;
+            :func:`mmseg.apis.init_model` sets both to None on any model.
+        train_cfg (None): See ``pretrained``.
 
     Raises:
-        ValueError: If ``segmentor`` is of another type, its head ignores another label than 255,
-            two losses have one name, or ``semi_train_cfg`` has a key that the method does not
-            know or a value out of its range.
+        ValueError: If ``segmentor`` is of another type, ``pretrained`` or ``train_cfg`` is given, a
+            head ignores another label than 255, two losses have one name, or ``semi_train_cfg`` has
+            a key that the method does not know or a value out of its range.
     """
 
     #: Keys of ``semi_train_cfg`` and their defaults.
@@ -108,24 +117,33 @@ class SemiBaseSegmentor(BaseSegmentor):
 
     def __init__(self,
                  segmentor: ConfigType,
-                 losses: Sequence[ConfigType] = (),
+                 losses: Sequence[ConfigType] | ConfigType = (),
                  projector: OptConfigType = None,
                  tap: str | None = None,
                  mix: OptConfigType = None,
                  rescale_crop: OptConfigType = None,
-                 strong_augments: Sequence[ConfigType] = (),
+                 strong_augments: Sequence[ConfigType] | ConfigType = (),
                  matcher: ConfigType = dict(type='HungarianMatcher'),
                  semi_train_cfg: OptConfigType = None,
                  semi_test_cfg: OptConfigType = None,
                  data_preprocessor: OptConfigType = None,
-                 init_cfg: OptMultiConfig = None) -> None:
-        kind = segmentor['type']
+                 init_cfg: OptMultiConfig = None,
+                 pretrained: None = None,
+                 train_cfg: None = None) -> None:
+        for name, value in dict(pretrained=pretrained, train_cfg=train_cfg).items():
+            if value is not None:
+                raise ValueError(f'model.{name} belongs to the stock network: give it as '
+                                 f'model.segmentor.{name}')
+        kind = type_name(segmentor)
         if kind not in ('EncoderDecoder', 'CascadeEncoderDecoder'):
+            why = _UNFIT.get(kind, 'What a class of your own adds to them belongs in backbone, '
+                             'neck or heads: name the stock class.')
+            if kind.startswith('Embedding'):
+                why = ('Losses on representations, projector and tap are given to '
+                       f'{type(self).__name__} itself.')
             raise ValueError(
                 f'{type(self).__name__} wraps a stock EncoderDecoder or CascadeEncoderDecoder, but '
-                f'model.segmentor.type is "{kind}". ' + _UNFIT.get(
-                    kind, 'Losses on representations, projector and tap are given to '
-                    f'{type(self).__name__} itself.'))
+                f'model.segmentor.type is "{kind}". {why}')
         # The Runner hands over a stock config's top-level data_preprocessor where there is none.
         if (data_preprocessor or {}).get('type') != 'MultiBranchDataPreprocessor':
             data_preprocessor = dict(
@@ -134,7 +152,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
 
         head = segmentor['decode_head']
-        head = head['type'] if isinstance(head, dict) else head[-1]['type']
+        head = type_name(as_list(head)[-1])
         has_queries = head in {*QUERY_HEADS, *QUERY_HEADS.values()}
         if has_queries and projector is not None:
             raise ValueError(f'{head} has no place for a projector: losses on representations read '
@@ -150,10 +168,10 @@ class SemiBaseSegmentor(BaseSegmentor):
             segmentor = {**segmentor, 'type': f'Embedding{kind}', 'tap': tap,
                          'projector': (projector or {}) if losses else None}
         self._build_networks(segmentor, head)
-        self._build_losses(losses, head, has_queries)
+        self._build_losses(as_list(losses), head, has_queries)
         self.rescale_crop = TASK_UTILS.build(rescale_crop) if rescale_crop else None
         self.mix = TASK_UTILS.build(mix) if mix else None
-        self.strong_augments = [TASK_UTILS.build(augment) for augment in strong_augments]
+        self.strong_augments = [TASK_UTILS.build(augment) for augment in as_list(strong_augments)]
         self.matcher = TASK_UTILS.build(matcher)
         frequencies = self.semi_train_cfg['class_frequencies']
         self.align = None if frequencies is None else DistributionAlignment(
@@ -189,11 +207,15 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.teacher.requires_grad_(False)
         self.num_classes = self.student.num_classes
         self.align_corners = self.student.align_corners
-        self.ignore_index = self.student.heads[-1].ignore_index
-        if self.ignore_index != IGNORE_INDEX or self.num_classes > IGNORE_INDEX:
+        self.ignore_index = IGNORE_INDEX
+        ignored = {name: part.ignore_index for name, part in self.student.named_modules()
+                   if hasattr(part, 'num_classes') and hasattr(part, 'ignore_index')}
+        others = [f'{name}.ignore_index={label}' for name, label in ignored.items()
+                  if label != IGNORE_INDEX]
+        if others or self.num_classes > IGNORE_INDEX:
             raise ValueError(
                 f'pseudo-labels are in [0, {IGNORE_INDEX - 1}], and {IGNORE_INDEX} is ignored, but '
-                f'{head} has {self.num_classes} classes and ignore_index={self.ignore_index}: give '
+                f'{" and ".join([f"{head} has {self.num_classes} classes", *others])}: give '
                 f'every head and loss ignore_index={IGNORE_INDEX}, and the masks at most '
                 f'{IGNORE_INDEX} classes')
 

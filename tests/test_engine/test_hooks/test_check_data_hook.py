@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mmengine.dataset import DefaultSampler
 from mmseg.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmseg_reco.datasets import MultiSourceSampler
+from mmseg_reco.engine.hooks import MeanTeacherHook
 from mmseg_reco.engine.hooks.check_data_hook import CheckDataHook, describe
 
 
@@ -49,7 +51,7 @@ def runner_of(train, val=None, sampler=None, burn_in=0):
     loader = DataLoader(train, 4, sampler=sampler)
     val_loop = None if val is None else SimpleNamespace(dataloader=DataLoader(val))
     cfg = dict(model=dict(semi_train_cfg=dict(burn_in=burn_in))) if burn_in else {}
-    return SimpleNamespace(train_dataloader=loader, val_loop=val_loop, cfg=cfg,
+    return SimpleNamespace(train_dataloader=loader, val_loop=val_loop, cfg=cfg, hooks=[],
                            logger=logging.getLogger('test'))
 
 
@@ -67,6 +69,22 @@ def test_names_what_is_wrong(root):
     with pytest.raises(ValueError, match='batch_size is 4.*MultiSourceSampler 8'):
         CheckDataHook().before_train(
             runner_of(train, sampler=MultiSourceSampler(train, 8, [1, 1])))
+
+
+def test_a_stock_sampler_fits_images_of_both_branches(root):
+    pack = [dict(type='PackSemiSegInputs')]
+    both = dict(type='MultiBranch', branch_field=['sup', 'unsup'], sup=pack, unsup=pack)
+    config = config_of(root, 'ab')
+    train = DATASETS.build(dict(config, pipeline=[*config['pipeline'][:-1], both]))
+    for data in (train, semi(root)):
+        runner = runner_of(data, sampler=DefaultSampler(data))
+        runner.cfg['model'] = dict(segmentor=dict())
+        runner.hooks = [MeanTeacherHook()]
+        if data is train:
+            CheckDataHook().before_train(runner)
+        else:
+            with pytest.raises(ValueError, match='DefaultSampler.*MultiSourceSampler'):
+                CheckDataHook().before_train(runner)
 
 
 def test_burn_in_of_the_sampler_may_not_be_longer_than_that_of_the_model(root):

@@ -95,6 +95,8 @@ def test_losses_of_one_name_are_refused():
     losses = [dict(type='ReCoLoss'), dict(type='ReCoLoss', temperature=0.1)]
     with pytest.raises(ValueError, match='two losses have the name loss_reco.*loss_name'):
         build(segmentor_config(), type='EmbeddingEncoderDecoder', losses=losses)
+    single = build(segmentor_config(), type='EmbeddingEncoderDecoder', losses=losses[0])
+    assert len(single.losses) == 1
     losses[1].update(loss_name='loss_reco_cold')
     assert build(segmentor_config(), type='EmbeddingEncoderDecoder', losses=losses).loss(
         *batch()).keys() >= {'loss_reco', 'loss_reco_cold'}

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.structures import PixelData
+from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 from tiny_segmentor import NUM_CLASSES, SIZE, make_batch, make_labels, segmentor_config
 
@@ -348,9 +349,12 @@ def with_head(**changes):
     (dict(semi_train_cfg=dict(weak_threshold=7)), 'weak_threshold.*7'),
     (dict(segmentor=dict(type='MultimodalEncoderDecoder')), 'MultimodalEncoderDecoder'),
     (dict(segmentor=dict(type='EmbeddingEncoderDecoder')), 'MeanTeacherReCo itself'),
+    (dict(segmentor=dict(type='Mine')), 'class of your own adds .*: name the stock class'),
+    (dict(pretrained='r50.pth'), r'give it as model\.segmentor\.pretrained'),
+    (dict(train_cfg=dict()), r'give it as model\.segmentor\.train_cfg'),
     (dict(losses=[dict(type='ReCoLoss')] * 2), 'two losses have the name loss_reco'),
     (dict(losses=[dict(type='ReCoLoss', loss_name='loss_unsup')]), 'the name loss_unsup'),
-    (dict(segmentor=with_head(ignore_index=0)), 'FCNHead has 4 classes and ignore_index=0'),
+    (dict(segmentor=with_head(ignore_index=0)), '4 classes and decode_head.ignore_index=0'),
     (dict(segmentor=with_head(num_classes=256)), '256 classes.*at most 255'),
     (dict(segmentor=with_head(type='PIDHead'), semi_train_cfg=dict(supervise_both_halves=True)),
      'PIDHead learns edges.*supervise_both_halves'),
@@ -358,6 +362,16 @@ def with_head(**changes):
 def test_bad_configs_are_refused(argument, message):
     with pytest.raises(ValueError, match=message):
         build(**argument)
+
+
+def test_other_forms_of_the_same_config():
+    """A scope, a class, and a single loss or augmentation without a list around it."""
+    for kind in ('mmseg.EncoderDecoder', EncoderDecoder):
+        model = build(segmentor_config() | dict(type=kind), losses=dict(type='ReCoLoss'),
+                      strong_augments=dict(type='BatchFlip'), pretrained=None, train_cfg=None)
+        assert type(model.student).__name__ == 'EmbeddingEncoderDecoder'
+        assert [type(loss).__name__ for loss in model.losses] == ['ReCoLoss']
+        assert [type(step).__name__ for step in model.strong_augments] == ['BatchFlip']
 
 
 def test_halves_of_different_size_are_refused():
