@@ -195,7 +195,8 @@ GROUPS = [
           'pipeline, as in its config'),
     Group('One map', (), 'conv_seg', 'what enters `conv_seg`',
           'beit, mae: crops of `img_size`; mobilenet_v3: crops from 400 × 400; stdc: the edges '
-          'that an auxiliary head learns are those of ignored pixels, too'),
+          'that an auxiliary head learns are those of ignored pixels, too; segnext: its head draws '
+          'random bases in every forward pass, so mIoU varies from test to test'),
 ]
 
 
