@@ -56,8 +56,8 @@ class LabeledUnlabeledDataset(ConcatDataset):
 
     Raises:
         ValueError: If ``labeled`` is given without ``unlabeled``, if a list is empty or holds a
-            name twice, or if the config's structure does not
-            allow the change; the message says which and what to do.
+            name twice, or if the config's structure does not allow the change; the message says
+            which and what to do.
         FileNotFoundError: If a list does not exist.
 
     Examples:

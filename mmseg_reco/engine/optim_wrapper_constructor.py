@@ -3,7 +3,7 @@ import torch.nn as nn
 from mmengine.optim import OptimWrapper
 from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-from mmseg_reco.utils.wrapper import unwrap
+from mmseg_reco.utils import unwrap
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -8,8 +8,9 @@ from .arguments import (
     check_range,
 )
 from .config import as_list, type_name
+from .wrapper import unwrap
 
 __all__ = [
     'as_list', 'check_count', 'check_loss', 'check_not_negative', 'check_positive',
-    'check_probability', 'check_range', 'type_name'
+    'check_probability', 'check_range', 'type_name', 'unwrap'
 ]

@@ -2,7 +2,7 @@
 import torch.nn as nn
 from mmengine.model import MMDistributedDataParallel
 
-from mmseg_reco.utils.wrapper import unwrap
+from mmseg_reco.utils import unwrap
 
 
 def test_only_wrappers_are_taken_off():

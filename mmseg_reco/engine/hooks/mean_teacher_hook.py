@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from mmseg_reco.engine.tensors import copy_tensors
-from mmseg_reco.utils.wrapper import unwrap
+from mmseg_reco.utils import unwrap
 
 BUFFERS = ('copy', 'average', 'skip')
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmseg_reco.engine.tensors import copy_tensors
-from mmseg_reco.utils.wrapper import unwrap
+from mmseg_reco.utils import unwrap
 
 ACTIONS = ('stop', 'skip')
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmseg_reco.models import SemiBaseSegmentor
-from mmseg_reco.utils.wrapper import unwrap
+from mmseg_reco.utils import unwrap
 from mmseg_reco.visualization import PANEL_WIDTH, PseudoLabels, bgr_to_rgb, draw_panel
 
 from .observing import harmless, undisturbed

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmseg_reco.models import SemiBaseSegmentor
-from mmseg_reco.utils.wrapper import unwrap
+from mmseg_reco.utils import unwrap
 from mmseg_reco.visualization import draw_pseudo_label_quality
 
 from .history_hook import History, HistoryHook

@@ -26,7 +26,7 @@ from mmseg_reco.engine.checkpoint import (
     to_plain,
     unpack_history,
 )
-from mmseg_reco.utils.wrapper import unwrap
+from mmseg_reco.utils import unwrap
 
 
 @HOOKS.register_module()

@@ -12,7 +12,7 @@ from mmseg.registry import HOOKS
 from torch import Tensor
 
 from mmseg_reco.models import PseudoLabelLoss, ReCoLoss
-from mmseg_reco.utils.wrapper import unwrap
+from mmseg_reco.utils import unwrap
 
 #: Hyper-parameters that can be scheduled, and their types.
 SCHEDULED = dict(

@@ -6,7 +6,7 @@ from mmseg.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from mmseg_reco.datasets.samplers import seed_generators
-from mmseg_reco.utils.wrapper import unwrap
+from mmseg_reco.utils import unwrap
 
 
 @LOOPS.register_module()
