@@ -153,6 +153,7 @@ def test_name_says_what_the_config_does(name: str) -> None:
 
     hooks = [hook['type'] for hook in cfg.custom_hooks]
     assert hooks == (['CheckDataHook', 'NumericalWatchHook', 'PreemptionHook'] +
+                     ['ChannelsLastHook'] * facts.slim +
                      ['MeanTeacherHook'] * facts.semi +
                      ['SamplingHook'] * (facts.semi or facts.reco) +
                      ['ClassRelationHook'] * facts.reco)

@@ -15,3 +15,4 @@ model = dict(
     decode_head=dict(loss_decode=dict(class_weight=class_weight)))
 train_dataloader = dict(dataset=dict(ann_file='splits/20/0/labeled.txt'))
 default_hooks = dict(checkpoint=dict(interval=500))
+custom_hooks = [*_base_.custom_hooks, dict(type='ChannelsLastHook')]

@@ -212,7 +212,7 @@ def test_digest_counts_what_matters_only(experiments):
                   num_queries=[(0, 8)]))]})]
     assert len({digest(), *others}) == 7
     hooks = [dict(type=name) for name in (
-        'SamplingHook', 'PseudoLabelQualityHook', 'PredictionPanelHook')]
+        'SamplingHook', 'ChannelsLastHook', 'PseudoLabelQualityHook', 'PredictionPanelHook')]
     assert digest({'custom_hooks': hooks}) == digest({'custom_hooks': []})
 
 

@@ -23,9 +23,9 @@ Changes = Mapping[str, Any]
 # The parts of a config that a result depends on; logs and checkpoints are not among them.
 _COUNTS = {'model', 'train_dataloader', 'val_dataloader', 'train_cfg', 'val_cfg', 'val_evaluator',
            'optim_wrapper', 'param_scheduler', 'custom_hooks', 'randomness', 'load_from'}
-# Hooks that only look on, but for the schedules of SamplingHook.
-_OBSERVERS = {'CheckDataHook', 'NumericalWatchHook', 'PreemptionHook', 'SamplingHook',
-              'ClassRelationHook', 'PseudoLabelQualityHook', 'PredictionPanelHook'}
+# Hooks that change a result by rounding at most, but for the schedules of SamplingHook.
+_NEUTRAL = {'ChannelsLastHook', 'CheckDataHook', 'NumericalWatchHook', 'PreemptionHook',
+            'SamplingHook', 'ClassRelationHook', 'PseudoLabelQualityHook', 'PredictionPanelHook'}
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def digest(cfg: Config, *more: Any) -> str:
     """
     content = {key: value for key, value in cfg.to_dict().items() if key in _COUNTS}
     content['custom_hooks'] = [hook for hook in content.get('custom_hooks', [])
-                               if hook['type'] not in _OBSERVERS or hook.get('schedules')]
+                               if hook['type'] not in _NEUTRAL or hook.get('schedules')]
     for loader in ('train_dataloader', 'val_dataloader'):
         for key in ('num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory'):
             content[loader].pop(key, None)
