@@ -85,6 +85,8 @@ class SemiBaseSegmentor(BaseSegmentor):
               of the labels, a list these; see :class:`DistributionAlignment`. Labels that leave
               out much of some classes, as single pixels do, need the list. Masks and class
               distributions of the teacher's regions, where a loss reads them, stay as they are.
+            - ``exact_frequencies`` (False): whether to correct this for a teacher that is sure of
+              what it labels too often; for schedules of many thousand iterations.
             - ``supervise_both_halves`` (False): given labels of the unlabelled half join the
               supervised loss, too, where its strong views have them and their neighbours (after
               the burn-in). For few given pixels, of which a step otherwise sees half as many as
@@ -113,7 +115,7 @@ class SemiBaseSegmentor(BaseSegmentor):
     train_defaults = dict(
         joint_forward=True, teacher_train_mode=False, weak_threshold=0.7, region_source='semantic',
         min_region_area=0, strong_views=1, class_frequencies=None,
-        supervise_both_halves=False, burn_in=0, ramp_up=0)
+        exact_frequencies=False, supervise_both_halves=False, burn_in=0, ramp_up=0)
 
     def __init__(self,
                  segmentor: ConfigType,
@@ -175,7 +177,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.matcher = TASK_UTILS.build(matcher)
         frequencies = self.semi_train_cfg['class_frequencies']
         self.align = None if frequencies is None else DistributionAlignment(
-            self.num_classes, frequencies)
+            self.num_classes, frequencies, exact=self.semi_train_cfg['exact_frequencies'])
         self.diagnostics: dict[str, Tensor] = dict()
 
     def _check_settings(self, head: str, has_queries: bool) -> None:
@@ -193,6 +195,10 @@ class SemiBaseSegmentor(BaseSegmentor):
         if settings['region_source'] not in sources:
             raise ValueError(f'semi_train_cfg.region_source is one of {sources} with {head}, got '
                              f'{settings["region_source"]!r}')
+        if settings['exact_frequencies'] and settings['class_frequencies'] is None:
+            raise ValueError('semi_train_cfg.exact_frequencies corrects the alignment to '
+                             "class_frequencies, which are not given: set them to 'labeled', or to "
+                             'a list')
         if head == 'PIDHead' and settings['supervise_both_halves']:
             raise ValueError('PIDHead learns edges, which nobody draws in mixed images: remove '
                              'model.semi_train_cfg.supervise_both_halves')

@@ -40,13 +40,13 @@ def test_equals_the_loop():
 
 
 def aligned_rank(rank, world_size=2):
-    align = DistributionAlignment(3, 'labeled', momentum=0.4)
+    align = DistributionAlignment(3, 'labeled', momentum=0.4, exact=True)
     for step in range(3):
         labels = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(step))
         labels[0, :step] = 255  # unlike numbers of labels
         align.count(labels[rank::world_size])
         align.observe(random_probs(step)[rank::world_size])
-    return align.target, align.found
+    return align.target, align.found, align.aligned, align.correction
 
 
 def test_frequencies_are_those_of_all_ranks():
@@ -61,6 +61,45 @@ def test_frequencies_become_those_wanted_where_classes_cannot_be_told_apart():
     align.observe(probs)
     aligned = align(probs)
     np.testing.assert_allclose(aligned.mean((0, 2, 3)).numpy(), [0.6, 0.3, 0.1], rtol=1e-4)
+
+
+def sure_probs(seed):
+    """One pixel in five is of class 1 by 0.99, the others of class 0 by as much."""
+    sure = torch.rand(2, 40, 50, generator=torch.Generator().manual_seed(seed)) < 0.2
+    return torch.where(sure[:, None], torch.tensor([0.005, 0.99, 0.005])[:, None, None],
+                       torch.tensor([0.99, 0.005, 0.005])[:, None, None])
+
+
+def test_a_ratio_leaves_what_a_teacher_is_sure_of_and_its_correction_does_not():
+    target = [0.94, 0.05, 0.01]
+    ratio, exact = (DistributionAlignment(3, target, exact=exact) for exact in (False, True))
+    for step in range(1000):
+        for align in (ratio, exact):
+            align.observe(sure_probs(step))
+    share, corrected = (align(sure_probs(-1)).mean((0, 2, 3)) for align in (ratio, exact))
+    assert share[1] > 0.15
+    np.testing.assert_allclose(corrected.numpy(), target, rtol=0.2)  # batches vary
+
+
+def test_correction_equals_the_loop():
+    align = DistributionAlignment(3, [6., 3., 1.], momentum=0.2, exact=True)
+    target, correction = np.array([0.6, 0.3, 0.1]), np.zeros(3)
+    found, mean = np.zeros(3), np.zeros(3)
+    for step in range(1, 8):
+        probs = random_probs(step)
+        align.observe(probs)
+        pixels = probs.double().movedim(1, -1).reshape(-1, 3).numpy()
+        found += max(1 / step, 0.2) * (pixels.mean(0) - found)
+        aligned = pixels * target / found * np.exp(correction)
+        aligned /= aligned.sum(1, keepdims=True)
+        mean += max(1 / step, 0.2) * (aligned.mean(0) - mean)
+        missing = np.clip(np.log(target / mean), -1, 1)
+        correction += 0.2 * (missing - missing.mean())
+    np.testing.assert_allclose(align.correction.numpy(), correction, rtol=1e-3, atol=1e-5)
+    expected = pixels * target / found * np.exp(correction)
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(align(probs).movedim(1, -1).reshape(-1, 3).numpy(), expected,
+                               rtol=1e-3)
 
 
 def test_right_frequencies_are_left_alone_and_given_labels_do_not_count_then():
@@ -120,6 +159,21 @@ def test_pseudo_labels_follow_the_frequencies_and_buffers_are_saved():
     other.load_state_dict(model.state_dict())
     assert torch.equal(other.align.found, model.align.found) and other.align.batches[1] == 1
     assert not [key for key in build().state_dict() if key.startswith('align')]
+
+
+def test_the_correction_is_a_setting_and_is_saved_too():
+    inputs, samples = make_batch()
+    model = build(class_frequencies=[1., 1., 1., 2.], exact_frequencies=True)
+    model.pseudo_label(inputs['unsup'], copy.deepcopy(samples['unsup']))
+    assert model.align.correction.any()
+    other = build(class_frequencies='labeled', exact_frequencies=True)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.align.correction, model.align.correction)
+
+
+def test_a_correction_of_nothing_is_refused():
+    with pytest.raises(ValueError, match='exact_frequencies.*class_frequencies'):
+        build(exact_frequencies=True)
 
 
 def test_labels_count_from_the_burn_in_on():
