@@ -14,7 +14,7 @@ def slow_in_bfloat16(module: nn.Module) -> bool:
     """Whether a module is a convolution whose gradient takes longer in bfloat16 than in float32.
 
     Depthwise ones with a stride or a dilation do, on a CPU: oneDNN has no quick form of them, and
-    takes up to fifteen times as long (docs/performance.md).
+    takes several times as long. What a step gains is in docs/performance.md.
     """
     return (isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
             and (max(module.stride) > 1 or max(module.dilation) > 1)

@@ -8,6 +8,8 @@ from torch import Tensor
 from ..utils import summed_over_ranks
 
 _EPS = 1e-6
+# Of a correction: a factor of a thousand. A class that the teacher never gives asks for ever more.
+_LIMIT = 7.
 
 
 class DistributionAlignment(nn.Module):
@@ -89,6 +91,7 @@ class DistributionAlignment(nn.Module):
             self._average_in(self.aligned, self(probs).sum((0, 2, 3)), step)
             missing = self._log_ratio(self.aligned).clamp(-1, 1)
             self.correction += self.momentum * (missing - missing.mean())
+            self.correction.clamp_(-_LIMIT, _LIMIT)
 
     def forward(self, probs: Tensor) -> Tensor:
         """Aligned probabilities; as they are, while one of the frequencies is not known.

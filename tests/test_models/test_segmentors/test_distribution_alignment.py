@@ -81,6 +81,16 @@ def test_a_ratio_leaves_what_a_teacher_is_sure_of_and_its_correction_does_not():
     np.testing.assert_allclose(corrected.numpy(), target, rtol=0.2)  # batches vary
 
 
+def test_the_correction_of_a_class_that_the_teacher_never_gives_is_bounded():
+    align = DistributionAlignment(3, [0.7, 0.2, 0.1], momentum=0.1, exact=True)
+    probs = sure_probs(0)
+    probs[:, 2] = 0
+    for _ in range(3000):
+        align.observe(probs)
+    assert align.correction.abs().max() == 7
+    assert align(probs).isfinite().all()
+
+
 def test_correction_equals_the_loop():
     align = DistributionAlignment(3, [6., 3., 1.], momentum=0.2, exact=True)
     target, correction = np.array([0.6, 0.3, 0.1]), np.zeros(3)
