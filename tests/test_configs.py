@@ -153,9 +153,10 @@ def test_name_says_what_the_config_does(name: str) -> None:
 
     hooks = [hook['type'] for hook in cfg.custom_hooks]
     assert hooks == (['CheckDataHook', 'NumericalWatchHook', 'PreemptionHook'] +
-                     ['ChannelsLastHook'] * facts.slim +
+                     ['ChannelsLastHook'] * (facts.slim and not facts.semi) +
                      ['MeanTeacherHook'] * facts.semi +
                      ['SamplingHook'] * (facts.semi or facts.reco) +
+                     ['ChannelsLastHook'] * (facts.slim and facts.semi) +
                      ['ClassRelationHook'] * facts.reco)
     assert cfg.val_cfg.type == ('TeacherStudentValLoop' if facts.semi else 'ValLoop')
     checkpoint = cfg.default_hooks.checkpoint

@@ -143,8 +143,8 @@ def test_name_says_what_the_config_does(name: str) -> None:
 
     hooks = [hook['type'] for hook in cfg.custom_hooks]
     assert hooks == (['CheckDataHook', 'NumericalWatchHook', 'PreemptionHook'] +
-                     ['ChannelsLastHook'] * (facts.semi and facts.slim) +
-                     ['MeanTeacherHook', 'SamplingHook'] * facts.semi)
+                     ['MeanTeacherHook', 'SamplingHook'] * facts.semi +
+                     ['ChannelsLastHook'] * (facts.semi and facts.slim))
     assert cfg.val_cfg.type == ('TeacherStudentValLoop' if facts.semi else 'ValLoop')
     checkpoint = cfg.default_hooks.checkpoint
     assert checkpoint.save_best == ('teacher/mIoU' if facts.semi else 'mIoU')

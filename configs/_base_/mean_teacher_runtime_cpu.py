@@ -4,8 +4,8 @@
 _base_ = './mean_teacher_runtime.py'
 custom_hooks = [
     *_base_.custom_hooks[:3],  # of default_runtime
-    dict(type='ChannelsLastHook'),
     dict(type='MeanTeacherHook', momentum=0.05),
     dict(type='SamplingHook'),
+    dict(type='ChannelsLastHook'),
     dict(type='ClassRelationHook'),
 ]
