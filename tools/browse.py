@@ -56,26 +56,26 @@ def pseudo_labels(model: SemiBaseSegmentor, batch: PseudoBatch) -> list[PseudoLa
 
 @torch.no_grad()
 def unlabeled_columns(
-    model: SemiBaseSegmentor, images: Tensor, samples: list, teacher: str
+    model: SemiBaseSegmentor, inputs: dict[str, Tensor], samples: dict[str, list], teacher: str
 ) -> dict[str, list]:
     """Titled columns of the unlabelled half of a batch, by the segmentor's own functions."""
-    weak, _ = model.pseudo_label(images, samples)
-    strong = model.strong_views(weak)
+    weak, _, strong = model.unlabeled_views(inputs, samples)
     to_rgb = model.data_preprocessor.to_rgb
     columns = {
         'weak view': batch_to_rgb(to_rgb(weak.images)),
-        'given labels': given_labels(samples),
+        'given labels': given_labels(samples['unsup']),
         f'pseudo-labels of\n{teacher} teacher': pseudo_labels(model, weak),
     }
     mix = 'not mixed' if model.mix is None else type(model.mix).__name__
-    views = len(strong.images) // len(images)
+    number = len(weak.images)
+    views = len(strong.images) // number
     for view in range(views):
-        number = f' {view + 1}' if views > 1 else ''
-        part = strong.map(lambda x, n=view: x[n * len(images):(n + 1) * len(images)])
+        which = f' {view + 1}' if views > 1 else ''
+        part = strong.map(lambda x, n=view: x[n * number:(n + 1) * number])
         columns |= {
-            f'strong view{number}\n({mix})': batch_to_rgb(to_rgb(part.images)),
-            f'pseudo-labels of\nstrong view{number}': pseudo_labels(model, part),
-            f'confidence{number}\n(black 0, white 1)': list(part.confidence.float().cpu().numpy()),
+            f'strong view{which}\n({mix})': batch_to_rgb(to_rgb(part.images)),
+            f'pseudo-labels of\nstrong view{which}': pseudo_labels(model, part),
+            f'confidence{which}\n(black 0, white 1)': list(part.confidence.float().cpu().numpy()),
         }
     return columns
 
@@ -110,7 +110,7 @@ def collect(
                            'given labels': given_labels(samples)}
             else:
                 teacher = 'the' if checkpoint else 'a random'
-                columns = unlabeled_columns(model, images, samples, teacher)
+                columns = unlabeled_columns(model, data['inputs'], data['data_samples'], teacher)
             columns['file'] = [Path(sample.img_path).name for sample in samples]
             panel = panels.setdefault('labeled' if branch == 'sup' else 'unlabeled', {})
             for title, cells in columns.items():

@@ -30,8 +30,7 @@ EXAMPLE = """example:
 def matched_regions(model: SemiBaseSegmentor, batch: dict) -> dict[str, list]:
     """What :func:`draw_matched_regions` draws, of the unlabelled images of a training batch."""
     data = model.data_preprocessor(batch, training=True)
-    weak, teacher = model.pseudo_label(data['inputs']['unsup'], data['data_samples']['unsup'])
-    strong = model.strong_view(weak)
+    weak, teacher, strong = model.unlabeled_views(data['inputs'], data['data_samples'])
     student = model.student.forward_dense(strong.images)
     prediction, target = model.match_regions(student, teacher, weak, strong)
     dice = pairwise_dice(prediction.masks, target.masks, target.valid)

@@ -77,8 +77,7 @@ class MeanTeacherReCo(SemiBaseSegmentor):
     def step(self, inputs: dict[str, Tensor],
              data_samples: dict[str, SampleList]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One training step; see :meth:`SemiBaseSegmentor.step`."""
-        weak, teacher = self.pseudo_label(inputs['unsup'], data_samples['unsup'])
-        strong = self.strong_views(weak)
+        weak, teacher, strong = self.unlabeled_views(inputs, data_samples)
         drop_prob = self.semi_train_cfg['feature_dropout']
         perturbed = None if drop_prob is None else weak.images
         student = self.forward_student(inputs['sup'], strong.images, perturbed, drop_prob or 0.)

@@ -47,8 +47,7 @@ class RC2L(SemiBaseSegmentor):
     def step(self, inputs: dict[str, Tensor],
              data_samples: dict[str, SampleList]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One training step; see :meth:`SemiBaseSegmentor.step`."""
-        weak, teacher = self.pseudo_label(inputs['unsup'], data_samples['unsup'])
-        strong = self.strong_views(weak)
+        weak, teacher, strong = self.unlabeled_views(inputs, data_samples)
         student = self.forward_student(inputs['sup'], strong.images)
         labels = stack_labels(data_samples['sup'])
         unsupervised = self.representation_losses(student, labels, teacher, weak, strong)
