@@ -97,14 +97,17 @@ def ablation_rows(base: Row) -> dict[str, Row]:
         'strong-1': reco('δ_s 1 (hard queries)', strong_threshold=1.0),
         'weak-0.5': row('δ_w 0.5', {'model.semi_train_cfg.weak_threshold': 0.5}),
         'weak-0.9': row('δ_w 0.9', {'model.semi_train_cfg.weak_threshold': 0.9}),
-        'buffers-average': row('BN buffers averaged',
-                               changed_hook('MeanTeacherHook', buffers='average')),
-        'buffers-skip': row('BN buffers left alone, teacher in train mode',
-                            without_buffers),
+        'buffers-copy': row('Teacher in eval mode, BN buffers copied', in_eval_mode('copy')),
+        'buffers-average': row('Teacher in eval mode, BN buffers averaged',
+                               in_eval_mode('average')),
     }
 
 
-def without_buffers(cfg: Config) -> Changes:
-    """As the authors' code has it: the teacher's BN runs on each batch."""
-    return {**changed_hook('MeanTeacherHook', buffers='skip')(cfg),
-            'model.semi_train_cfg.teacher_train_mode': True}
+def in_eval_mode(buffers: str) -> Callable[[Config], Changes]:
+    """A teacher without BN statistics of its own."""
+
+    def changes(cfg: Config) -> Changes:
+        return {**changed_hook('MeanTeacherHook', buffers=buffers)(cfg),
+                'model.semi_train_cfg.teacher_train_mode': False}
+
+    return changes

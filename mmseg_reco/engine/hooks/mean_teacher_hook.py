@@ -9,7 +9,7 @@ from mmseg.registry import HOOKS
 from mmseg_reco.engine.tensors import copy_tensors
 from mmseg_reco.utils import unwrap
 
-BUFFERS = ('copy', 'average', 'skip')
+BUFFERS = ('copy', 'average')
 
 
 def warmup_momentum(step: int, momentum: float) -> float:
@@ -29,19 +29,19 @@ def warmup_momentum(step: int, momentum: float) -> float:
 def update_teacher(student: nn.Module,
                    teacher: nn.Module,
                    momentum: float,
-                   buffers: str = 'copy') -> None:
+                   buffers: str | None = 'copy') -> None:
     """Move the teacher towards the student: teacher += momentum * (student - teacher).
 
     Args:
         student (nn.Module): Source.
         teacher (nn.Module): Target, of the same structure; changed in place.
         momentum (float): In [0, 1]; 1 copies the student.
-        buffers (str): BN statistics and other buffers: 'copy' copies all, 'average' moves
-            floating-point ones like parameters and copies the others, 'skip' leaves all.
+        buffers (str, optional): BN statistics and other buffers: 'copy' copies all, 'average'
+            moves floating-point ones like parameters and copies the others, None leaves all.
     """
     averaged = list(zip(teacher.parameters(), student.parameters(), strict=True))
     copied = []
-    if buffers != 'skip':
+    if buffers is not None:
         for pair in zip(teacher.buffers(), student.buffers(), strict=True):
             average = buffers == 'average' and pair[0].is_floating_point()
             (averaged if average else copied).append(pair)
@@ -55,20 +55,18 @@ class MeanTeacherHook(Hook):
     """Keeps ``model.teacher`` the moving average of ``model.student`` (as in ReCo).
 
     Named and parametrised as mmdet's hook of that name, with two differences. The decay warms up
-    (see :func:`warmup_momentum`). And BN statistics follow the student, for a teacher that labels
-    in eval mode: with mmdet's default, ``skip_buffer=True``, they would stay at their initial
-    values. Copied ones serve a young teacher better than averaged ones: averaged weights give
-    smaller activations than the statistics of any student along the way. With several processes
-    they are averaged over the ranks first, so that all have the same teacher.
-
-    The authors average parameters only and let the teacher's BN run on each batch. For that take
-    ``buffers='skip'`` together with ``semi_train_cfg=dict(teacher_train_mode=True)``.
+    (see :func:`warmup_momentum`). And a teacher has fitting BN statistics. One that labels in train
+    mode (``semi_train_cfg.teacher_train_mode=True``) has its own, of what it labels, and keeps
+    them. One in eval mode gets the student's: with mmdet's default, ``skip_buffer=True``, they
+    would stay at their initial values. Copied ones serve a young teacher better than averaged ones:
+    averaged weights give smaller activations than the statistics of any student along the way. With
+    several processes statistics are averaged over the ranks, so that all have the same teacher.
 
     Args:
         momentum (float): Weight of the student, in (0, 1]. The paper's decay of 0.99 is 0.01.
         interval (int): Iterations between updates, >= 1.
         warmup (bool): Whether the decay warms up.
-        buffers (str): 'copy', 'average' or 'skip'; see :func:`update_teacher`.
+        buffers (str): Of a teacher in eval mode: 'copy' or 'average'; see :func:`update_teacher`.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -115,8 +113,10 @@ class MeanTeacherHook(Hook):
         if not self.every_n_train_iters(runner, self.interval):
             return
         model = self._model(runner)
-        if self.buffers != 'skip':  # without SyncBN every rank has its own, but one teacher is due
-            all_reduce_params(model.student.buffers(), op='mean')
+        source = model.teacher if model.teacher.training else model.student
+        # Without SyncBN every rank has its own, but one teacher is due.
+        all_reduce_params(source.buffers(), op='mean')
         step = runner.iter // self.interval
         momentum = warmup_momentum(step, self.momentum) if self.warmup else self.momentum
-        update_teacher(model.student, model.teacher, momentum, self.buffers)
+        update_teacher(model.student, model.teacher, momentum,
+                       None if model.teacher.training else self.buffers)

@@ -49,7 +49,7 @@ class SemiBaseSegmentor(BaseSegmentor):
     """Student and teacher built from one segmentor config, as mmdet's SemiBaseDetector has it.
 
     The student learns by gradient; the teacher is its moving average (:class:`MeanTeacherHook`),
-    without gradient and in eval mode. A method is a subclass that writes :meth:`step`.
+    without gradient and, unless configured otherwise, in eval mode. A method is a subclass that writes :meth:`step`.
 
     Args:
         segmentor (dict): Config of any stock ``EncoderDecoder`` or ``CascadeEncoderDecoder``. Its
@@ -72,8 +72,10 @@ class SemiBaseSegmentor(BaseSegmentor):
         semi_train_cfg (dict, optional): Settings of the training step:
 
             - ``joint_forward`` (True): see :meth:`forward_student`.
-            - ``teacher_train_mode`` (False): True for the teacher of ReCo's published code, whose
-              BN runs on each batch.
+            - ``teacher_train_mode`` (False): True for the teacher of ReCo's published code: it
+              labels in train mode, after the burn-in, and so normalises each batch by itself and
+              keeps BN statistics of weak views. Those that it gets from the student otherwise are
+              of strong views, mixed and recoloured.
             - ``weak_threshold`` (0.7): confidence from which a pseudo-label, a pixel of a region
               or a region of the teacher takes part in the losses on representations.
             - ``region_source`` ('semantic'): the teacher's regions are the classes of its label
@@ -279,6 +281,10 @@ class SemiBaseSegmentor(BaseSegmentor):
                 burn-in.
         """
         weight = self.ramp(MessageHub.get_current_instance().get_info('iter', 0))
+        # In the burn-in it sees nothing, and MeanTeacherHook gives it the student's statistics.
+        in_train_mode = self.training and self.semi_train_cfg['teacher_train_mode'] and weight > 0
+        if self.teacher.training != in_train_mode:
+            self.teacher.train(in_train_mode)
         for branch in ('sup', 'unsup') if weight else ('sup', ):
             if branch not in inputs:
                 raise ValueError(f'The batch has no images of the branch "{branch}": give '

@@ -19,7 +19,7 @@ def network(seed):
 
 def pair():
     model = nn.Module()
-    model.student, model.teacher = network(0), network(1)
+    model.student, model.teacher = network(0), network(1).eval()
     return model
 
 
@@ -46,7 +46,7 @@ def test_update_is_the_written_average():
             assert value == student[name]
 
 
-@pytest.mark.parametrize('buffers', ['copy', 'skip'])
+@pytest.mark.parametrize('buffers', ['copy', None])
 def test_buffers_can_be_copied_or_left(buffers):
     model = pair()
     before = model.teacher[1].running_mean.clone()
@@ -102,16 +102,35 @@ def test_warm_up_counts_updates():
     torch.testing.assert_close(model.teacher[0].weight, model.student[0].weight, rtol=0, atol=0)
 
 
-def statistics_of_rank(rank):
+@pytest.mark.parametrize('buffers', ['copy', 'average'])
+def test_a_teacher_in_train_mode_keeps_its_statistics(buffers):
+    """Its parameters move, and what is the student's stays the student's."""
     model = pair()
-    model.student[1].running_mean.fill_(rank)
+    model.teacher.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    MeanTeacherHook(momentum=0.25, buffers=buffers).after_train_iter(
+        SimpleNamespace(model=model, iter=50), 50)
+    for name, value in model.state_dict().items():
+        if name.startswith('teacher') and name in dict(model.named_parameters()):
+            student = before[name.replace('teacher', 'student')]
+            torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * student)
+        else:
+            assert torch.equal(value, before[name])
+
+
+def statistics_of_rank(rank, training):
+    model = pair()
+    model.teacher.train(training)
+    for network in (model.student, model.teacher):
+        network[1].running_mean.fill_(rank + (network is model.teacher))
     MeanTeacherHook().after_train_iter(SimpleNamespace(model=model, iter=0), 0)
     return model.teacher[1].running_mean, model.teacher[1].num_batches_tracked
 
 
-def test_statistics_are_the_mean_over_ranks():
-    for mean, batches in run_ranks(statistics_of_rank):
-        assert (mean == 0.5).all() and batches == 1
+@pytest.mark.parametrize('training', [False, True])
+def test_statistics_are_the_mean_over_ranks(training):
+    for mean, batches in run_ranks(statistics_of_rank, training):
+        assert (mean == 0.5 + training).all() and batches == 1
 
 
 @pytest.mark.parametrize('argument, message', [
@@ -119,6 +138,7 @@ def test_statistics_are_the_mean_over_ranks():
     (dict(momentum=1.1), 'momentum'),
     (dict(interval=0), 'interval'),
     (dict(buffers='both'), "got 'both'"),
+    (dict(buffers='skip'), "buffers is one of .*'copy', 'average'.*got 'skip'"),
 ])
 def test_bad_arguments_are_refused(argument, message):
     with pytest.raises(ValueError, match=message):

@@ -1,14 +1,17 @@
 # Licensed under the Apache License, Version 2.0.
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MessageHub
 from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 from tiny_segmentor import NUM_CLASSES, SIZE, make_batch, make_labels, segmentor_config
 
+from mmseg_reco.engine import MeanTeacherHook
 from mmseg_reco.models.preprocess import PseudoBatch
 from mmseg_reco.models.segmentors.dense import DenseOutput
 from mmseg_reco.models.segmentors.mean_teacher_reco import MeanTeacherReCo
@@ -151,6 +154,44 @@ def test_published_teacher_runs_its_batch_norm_on_each_batch():
     model.loss(*make_batch())
     assert not torch.equal(model.teacher.backbone.bn1.running_mean, before)
     assert not model.eval().teacher.training
+
+
+def test_a_teacher_in_train_mode_knows_the_statistics_of_weak_views():
+    """Of clean images, which it predicts on; those of the student are of strong ones."""
+    model = build(**{**STILL, 'strong_augments': [dict(type='BatchColorJitter', prob=1.)]},
+                  losses=[], semi_train_cfg=dict(teacher_train_mode=True))
+    inputs, samples = make_batch()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.
+    model.loss(inputs, samples)
+    features = model.teacher.backbone.conv1(inputs['unsup'])
+    torch.testing.assert_close(
+        model.teacher.backbone.bn1.running_mean, features.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
+    assert (model.student.backbone.bn1.running_mean
+            - model.teacher.backbone.bn1.running_mean).abs().max() > 1e-3
+
+
+def test_a_teacher_without_work_takes_the_students_statistics(monkeypatch):
+    """In the burn-in it is in eval mode, for which MeanTeacherHook copies them."""
+    iteration = dict(iter=0)
+    monkeypatch.setattr(MessageHub, 'get_current_instance', lambda: SimpleNamespace(
+        get_info=lambda key, default: iteration[key]))
+    model = build(losses=[], semi_train_cfg=dict(teacher_train_mode=True, burn_in=1))
+    hook = MeanTeacherHook()
+
+    def step(number):
+        iteration['iter'] = number
+        model.loss(*make_batch(number))
+        hook.after_train_iter(SimpleNamespace(model=model, iter=number), number)
+        return [network.backbone.bn1.running_mean.clone()
+                for network in (model.student, model.teacher)]
+
+    student, teacher = step(0)
+    assert torch.equal(student, teacher)
+    student, after = step(1)
+    assert not torch.equal(after, teacher) and not torch.equal(after, student)
+    assert model.eval().loss(*make_batch()) and not model.teacher.training
 
 
 def test_given_labels_override_the_teacher_with_confidence_one():
