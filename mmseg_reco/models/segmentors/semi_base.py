@@ -49,7 +49,8 @@ class SemiBaseSegmentor(BaseSegmentor):
     """Student and teacher built from one segmentor config, as mmdet's SemiBaseDetector has it.
 
     The student learns by gradient; the teacher is its moving average (:class:`MeanTeacherHook`),
-    without gradient and, unless configured otherwise, in eval mode. A method is a subclass that writes :meth:`step`.
+    without gradient and, unless configured otherwise, in eval mode. A method is a subclass that
+    writes :meth:`step`.
 
     Args:
         segmentor (dict): Config of any stock ``EncoderDecoder`` or ``CascadeEncoderDecoder``. Its
