@@ -14,7 +14,7 @@ class_weight = [0.53, 0.45, 2.19, 0.39, 1.00, 0.65, 1.96, 1.41, 0.89, 2.53, 2.97
 model = dict(
     segmentor=dict(decode_head=dict(loss_decode=dict(class_weight=class_weight))),
     loss_unsup=dict(type='PseudoLabelLoss', loss_weight=0.5, class_weight=class_weight),
-    semi_train_cfg=dict(class_frequencies='labeled', teacher_train_mode=True))
+    semi_train_cfg=dict(class_frequencies='labeled'))
 train_dataloader = dict(
     sampler=dict(burn_in=_base_.model.semi_train_cfg.burn_in),
     dataset=dict(labeled='splits/20/0/labeled.txt', unlabeled='splits/20/0/unlabeled.txt'))

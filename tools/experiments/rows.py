@@ -97,17 +97,17 @@ def ablation_rows(base: Row) -> dict[str, Row]:
         'strong-1': reco('δ_s 1 (hard queries)', strong_threshold=1.0),
         'weak-0.5': row('δ_w 0.5', {'model.semi_train_cfg.weak_threshold': 0.5}),
         'weak-0.9': row('δ_w 0.9', {'model.semi_train_cfg.weak_threshold': 0.9}),
-        'buffers-copy': row('Teacher in eval mode, BN buffers copied', in_eval_mode('copy')),
-        'buffers-average': row('Teacher in eval mode, BN buffers averaged',
-                               in_eval_mode('average')),
+        'buffers-copy': row('BN statistics of the student', students_statistics('copy')),
+        'buffers-average': row('BN statistics of the student, averaged',
+                               students_statistics('average')),
     }
 
 
-def in_eval_mode(buffers: str) -> Callable[[Config], Changes]:
-    """A teacher without BN statistics of its own."""
+def students_statistics(buffers: str) -> Callable[[Config], Changes]:
+    """The teacher labels in eval mode, without BN statistics of its own."""
 
     def changes(cfg: Config) -> Changes:
         return {**changed_hook('MeanTeacherHook', buffers=buffers)(cfg),
-                'model.semi_train_cfg.teacher_train_mode': False}
+                'model.semi_train_cfg.teacher_batch_stats': False}
 
     return changes

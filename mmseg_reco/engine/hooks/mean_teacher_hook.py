@@ -5,6 +5,7 @@ from mmengine.dist import all_reduce_params
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_reco.engine.tensors import copy_tensors
 from mmseg_reco.utils import unwrap
@@ -50,14 +51,19 @@ def update_teacher(student: nn.Module,
         copy_tensors(*zip(*copied, strict=True))
 
 
+def keeps_statistics(network: nn.Module) -> bool:
+    """Whether its BN runs on each batch, so that its running statistics are of what it sees."""
+    return any(module.training for module in network.modules() if isinstance(module, _BatchNorm))
+
+
 @HOOKS.register_module()
 class MeanTeacherHook(Hook):
     """Keeps ``model.teacher`` the moving average of ``model.student`` (as in ReCo).
 
     Named and parametrised as mmdet's hook of that name, with two differences. The decay warms up
-    (see :func:`warmup_momentum`). And a teacher has fitting BN statistics. One that labels in train
-    mode (``semi_train_cfg.teacher_train_mode=True``) has its own, of what it labels, and keeps
-    them. One in eval mode gets the student's: with mmdet's default, ``skip_buffer=True``, they
+    (see :func:`warmup_momentum`). And the teacher has fitting BN statistics. Where its BN is in
+    train mode (``semi_train_cfg.teacher_batch_stats=True``) they are its own, of what it labels,
+    and are left alone. Else it gets the student's: with mmdet's default, ``skip_buffer=True``, they
     would stay at their initial values. Copied ones serve a young teacher better than averaged ones:
     averaged weights give smaller activations than the statistics of any student along the way. With
     several processes statistics are averaged over the ranks, so that all have the same teacher.
@@ -66,7 +72,8 @@ class MeanTeacherHook(Hook):
         momentum (float): Weight of the student, in (0, 1]. The paper's decay of 0.99 is 0.01.
         interval (int): Iterations between updates, >= 1.
         warmup (bool): Whether the decay warms up.
-        buffers (str): Of a teacher in eval mode: 'copy' or 'average'; see :func:`update_teacher`.
+        buffers (str): Of a teacher whose BN is in eval mode: 'copy' or 'average'; see
+            :func:`update_teacher`.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -113,10 +120,10 @@ class MeanTeacherHook(Hook):
         if not self.every_n_train_iters(runner, self.interval):
             return
         model = self._model(runner)
-        source = model.teacher if model.teacher.training else model.student
+        own = keeps_statistics(model.teacher)
+        source = model.teacher if own else model.student
         # Without SyncBN every rank has its own, but one teacher is due.
         all_reduce_params(source.buffers(), op='mean')
         step = runner.iter // self.interval
         momentum = warmup_momentum(step, self.momentum) if self.warmup else self.momentum
-        update_teacher(model.student, model.teacher, momentum,
-                       None if model.teacher.training else self.buffers)
+        update_teacher(model.student, model.teacher, momentum, None if own else self.buffers)

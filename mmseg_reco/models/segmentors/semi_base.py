@@ -22,6 +22,7 @@ from mmseg.utils import (
     add_prefix,
 )
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_reco.utils import (
     as_list,
@@ -49,8 +50,8 @@ class SemiBaseSegmentor(BaseSegmentor):
     """Student and teacher built from one segmentor config, as mmdet's SemiBaseDetector has it.
 
     The student learns by gradient; the teacher is its moving average (:class:`MeanTeacherHook`),
-    without gradient and, unless configured otherwise, in eval mode. A method is a subclass that
-    writes :meth:`step`.
+    without gradient and in eval mode, but for its BN (``semi_train_cfg.teacher_batch_stats``). A
+    method is a subclass that writes :meth:`step`.
 
     Args:
         segmentor (dict): Config of any stock ``EncoderDecoder`` or ``CascadeEncoderDecoder``. Its
@@ -73,10 +74,10 @@ class SemiBaseSegmentor(BaseSegmentor):
         semi_train_cfg (dict, optional): Settings of the training step:
 
             - ``joint_forward`` (True): see :meth:`forward_student`.
-            - ``teacher_train_mode`` (False): True for the teacher of ReCo's published code: it
-              labels in train mode, after the burn-in, and so normalises each batch by itself and
-              keeps BN statistics of weak views. Those that it gets from the student otherwise are
-              of strong views, mixed and recoloured.
+            - ``teacher_batch_stats`` (True): after the burn-in the teacher's BN normalises each
+              batch by itself, as in ReCo's published code, and keeps running statistics of weak
+              views, by which it predicts. False: it labels in eval mode, by the student's, which
+              are those of strong views, mixed and recoloured.
             - ``weak_threshold`` (0.7): confidence from which a pseudo-label, a pixel of a region
               or a region of the teacher takes part in the losses on representations.
             - ``region_source`` ('semantic'): the teacher's regions are the classes of its label
@@ -121,7 +122,7 @@ class SemiBaseSegmentor(BaseSegmentor):
 
     #: Keys of ``semi_train_cfg`` and their defaults.
     train_defaults = dict(
-        joint_forward=True, teacher_train_mode=False, weak_threshold=0.7, region_source='semantic',
+        joint_forward=True, teacher_batch_stats=True, weak_threshold=0.7, region_source='semantic',
         min_region_area=0, strong_views=1, mix_with='unlabeled', class_frequencies=None,
         exact_frequencies=False, supervise_both_halves=False, burn_in=0, ramp_up=0)
 
@@ -226,6 +227,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.student = MODELS.build(copy.deepcopy(segmentor))
         self.teacher = MODELS.build(copy.deepcopy(segmentor))
         self.teacher.requires_grad_(False)
+        self._uses_batch_stats = None
         self.num_classes = self.student.num_classes
         self.align_corners = self.student.align_corners
         self.ignore_index = IGNORE_INDEX
@@ -260,10 +262,20 @@ class SemiBaseSegmentor(BaseSegmentor):
                                  "semi_train_cfg.region_source='query'")
 
     def train(self, mode: bool = True) -> 'SemiBaseSegmentor':
-        """Switch mode; the teacher stays in eval mode unless the config says otherwise."""
+        """Switch mode; the teacher stays in eval mode, but for its BN, if so configured."""
         super().train(mode)
-        self.teacher.train(mode and self.semi_train_cfg['teacher_train_mode'])
+        self._use_batch_stats(mode and self.semi_train_cfg['teacher_batch_stats'])
         return self
+
+    def _use_batch_stats(self, wanted: bool) -> None:
+        """Let the teacher's BN run on each batch, where the student's does, or not."""
+        self.teacher.train(wanted)
+        norms = [module for module in self.teacher.modules()
+                 if isinstance(module, _BatchNorm) and module.training]
+        self.teacher.eval()  # dropout and stochastic depth are the student's alone
+        for norm in norms:
+            norm.train()
+        self._uses_batch_stats = wanted
 
     def loss(self, inputs: dict[str, Tensor],
              data_samples: dict[str, SampleList]) -> dict[str, Tensor]:
@@ -282,10 +294,10 @@ class SemiBaseSegmentor(BaseSegmentor):
                 burn-in.
         """
         weight = self.ramp(MessageHub.get_current_instance().get_info('iter', 0))
-        # In the burn-in it sees nothing, and MeanTeacherHook gives it the student's statistics.
-        in_train_mode = self.training and self.semi_train_cfg['teacher_train_mode'] and weight > 0
-        if self.teacher.training != in_train_mode:
-            self.teacher.train(in_train_mode)
+        # In the burn-in the teacher sees nothing, and gets the student's from MeanTeacherHook.
+        wanted = self.training and self.semi_train_cfg['teacher_batch_stats'] and weight > 0
+        if self._uses_batch_stats != wanted:
+            self._use_batch_stats(wanted)
         for branch in ('sup', 'unsup') if weight else ('sup', ):
             if branch not in inputs:
                 raise ValueError(f'The batch has no images of the branch "{branch}": give '

@@ -103,7 +103,7 @@ def test_warm_up_counts_updates():
 
 
 @pytest.mark.parametrize('buffers', ['copy', 'average'])
-def test_a_teacher_in_train_mode_keeps_its_statistics(buffers):
+def test_statistics_of_its_own_are_left_alone(buffers):
     """Its parameters move, and what is the student's stays the student's."""
     model = pair()
     model.teacher.train()

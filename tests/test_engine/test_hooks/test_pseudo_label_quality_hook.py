@@ -186,8 +186,12 @@ def test_the_teacher_is_measured_and_the_figures_are_logged_and_drawn(config):
 class Oracle(nn.Module):
     """A teacher that answers with the brightness of the first channel: class 0, 1 or 2."""
 
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+
     def predict_dense(self, images, metas, embed):
-        assert not self.training and not torch.is_grad_enabled()
+        assert not self.norm.training and not torch.is_grad_enabled()
         assert metas[0]['img_shape'] == images.shape[-2:]
         return images[:, :1].round()
 
@@ -202,7 +206,7 @@ class Model(SemiBaseSegmentor):
     def __init__(self):
         nn.Module.__init__(self)
         self.teacher, self.weight = Oracle(), nn.Parameter(torch.zeros(1))
-        self.semi_train_cfg = dict(teacher_train_mode=True)
+        self.semi_train_cfg = dict(teacher_batch_stats=True)
         self.num_classes, self.ignore_index, self.align_corners = 3, 255, False
         self.align = None
 
@@ -222,7 +226,7 @@ def test_padding_is_cut_and_labels_are_compared_at_the_size_of_the_truth():
     hook = PseudoLabelQualityHook(
         num_images=1, dataset=[dict(inputs=image, data_samples=make_sample(truth, (4, 6)))])
     model = Model().train()
-    assert model.teacher.training
+    assert model.teacher.norm.training
     with undisturbed(model):
         counts = hook._count(model, 0.75)
     assert counts[0].tolist() == [42, 42, 0]  # seven rows are known

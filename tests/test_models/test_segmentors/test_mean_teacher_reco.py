@@ -135,8 +135,8 @@ def test_given_labels_without_their_neighbours_are_ignored():
     assert torch.equal(second, given[1])
 
 
-def test_teacher_labels_in_eval_mode():
-    model = build(**STILL)
+def test_without_statistics_of_its_own_the_teacher_labels_in_eval_mode():
+    model = build(**STILL, semi_train_cfg=dict(teacher_batch_stats=False))
     assert model.student.training and not model.teacher.training
     assert not any(module.training for module in model.teacher.modules())
     statistics = copy.deepcopy(dict(model.teacher.named_buffers()))
@@ -147,19 +147,22 @@ def test_teacher_labels_in_eval_mode():
     assert not model.student.training
 
 
-def test_published_teacher_runs_its_batch_norm_on_each_batch():
-    model = build(**STILL, semi_train_cfg=dict(teacher_train_mode=True))
-    assert model.teacher.training
-    before = model.teacher.backbone.bn1.running_mean.clone()
-    model.loss(*make_batch())
-    assert not torch.equal(model.teacher.backbone.bn1.running_mean, before)
-    assert not model.eval().teacher.training
+def test_only_the_teachers_batch_norm_is_in_train_mode():
+    """And, as in the student, not that of a backbone with norm_eval; dropout labels nothing."""
+    config = segmentor_config()
+    config['decode_head']['dropout_ratio'] = 0.5
+    config['backbone']['norm_eval'] = True
+    model = build(config, **STILL)
+    training = {name for name, module in model.teacher.named_modules() if module.training}
+    assert training == {'decode_head.convs.0.bn', 'projector.layers.0.bn'}
+    assert model.student.decode_head.dropout.training
+    assert not any(module.training for module in model.eval().modules())
 
 
-def test_a_teacher_in_train_mode_knows_the_statistics_of_weak_views():
+def test_the_teacher_knows_the_statistics_of_weak_views():
     """Of clean images, which it predicts on; those of the student are of strong ones."""
     model = build(**{**STILL, 'strong_augments': [dict(type='BatchColorJitter', prob=1.)]},
-                  losses=[], semi_train_cfg=dict(teacher_train_mode=True))
+                  losses=[])
     inputs, samples = make_batch()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -173,11 +176,11 @@ def test_a_teacher_in_train_mode_knows_the_statistics_of_weak_views():
 
 
 def test_a_teacher_without_work_takes_the_students_statistics(monkeypatch):
-    """In the burn-in it is in eval mode, for which MeanTeacherHook copies them."""
+    """In the burn-in, from MeanTeacherHook."""
     iteration = dict(iter=0)
     monkeypatch.setattr(MessageHub, 'get_current_instance', lambda: SimpleNamespace(
         get_info=lambda key, default: iteration[key]))
-    model = build(losses=[], semi_train_cfg=dict(teacher_train_mode=True, burn_in=1))
+    model = build(losses=[], semi_train_cfg=dict(burn_in=1))
     hook = MeanTeacherHook()
 
     def step(number):
@@ -191,7 +194,8 @@ def test_a_teacher_without_work_takes_the_students_statistics(monkeypatch):
     assert torch.equal(student, teacher)
     student, after = step(1)
     assert not torch.equal(after, teacher) and not torch.equal(after, student)
-    assert model.eval().loss(*make_batch()) and not model.teacher.training
+    model.eval().loss(*make_batch())
+    assert torch.equal(model.teacher.backbone.bn1.running_mean, after)
 
 
 def test_given_labels_override_the_teacher_with_confidence_one():

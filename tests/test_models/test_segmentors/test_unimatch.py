@@ -274,7 +274,7 @@ def test_hostile_batches_are_finite(edit, norm, images):
 @pytest.mark.parametrize('buffers', ['copy', 'average'])
 def test_a_teacher_of_momentum_one_is_the_student(buffers):
     """FixMatch: the student labels its own images, in eval mode, with its weights of now."""
-    model = build(segmentor_config('BN'), losses=[])
+    model = build(segmentor_config('BN'), dict(UNIMATCH, teacher_batch_stats=False), losses=[])
     hook = MeanTeacherHook(momentum=1., buffers=buffers)
     optimizer = torch.optim.SGD(model.student.parameters(), lr=0.1, momentum=0.9)
     for step in range(3):
