@@ -91,11 +91,13 @@ def test_finite(case, given):
 
 @pytest.mark.parametrize('size', [(4, 4), (5, 4), (33, 41), (31, 17), (7, 64)], ids=str)
 @pytest.mark.parametrize('joint', [True, False])
-def test_odd_sizes_and_batches_of_one(size, joint):
+@pytest.mark.parametrize('own', [True, False])
+def test_odd_sizes_and_batches_of_one(size, joint, own):
     """4x4 pixels give a map of 1x1: BN cannot learn from one number, and says so."""
-    model = build(train_cfg=dict(joint_forward=joint))
-    if size == (4, 4) and not joint:
-        with pytest.raises(ValueError, match='Expected more than 1 value per channel'):
+    model = build(train_cfg=dict(joint_forward=joint, teacher_batch_stats=own))
+    if size == (4, 4) and (own or not joint):
+        words = 'larger batch_size' if own else 'Expected more than 1 value per channel'
+        with pytest.raises(ValueError, match=words):
             take_step(model, *batch_of(size))
     else:
         log, finite = take_step(model, *batch_of(size))

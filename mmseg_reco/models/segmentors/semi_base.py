@@ -389,7 +389,15 @@ class SemiBaseSegmentor(BaseSegmentor):
         """
         # mmseg resizes maps to the first image's own size, also where the batch is padded.
         metas = [dict(sample.metainfo, img_shape=images.shape[-2:]) for sample in data_samples]
-        teacher = self.teacher.predict_dense(images, metas, embed=embed)
+        try:
+            teacher = self.teacher.predict_dense(images, metas, embed=embed)
+        except ValueError as error:
+            if 'more than 1 value per channel' not in str(error):
+                raise
+            raise ValueError(
+                "The teacher's BN gets one number for a channel, as of one unlabelled image "
+                'behind a global pooling: give train_dataloader a larger batch_size, or set '
+                'model.semi_train_cfg.teacher_batch_stats=False') from error
         probs = self.teacher.probabilities(teacher)
         if self.align is not None:
             if self.training:

@@ -234,7 +234,7 @@ def test_padding_is_cut_and_labels_are_compared_at_the_size_of_the_truth():
     assert counts[1].tolist() == [35, 35, 0]
     assert counts[2].tolist() == [35, 14, 0]
     assert counts[3].tolist() == [42, 21, 21]
-    assert model.training and model.teacher.training
+    assert model.training and model.teacher.norm.training
 
 
 def test_labels_are_aligned_as_in_training_and_do_not_count_for_it():

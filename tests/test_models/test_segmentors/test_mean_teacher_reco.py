@@ -175,6 +175,19 @@ def test_the_teacher_knows_the_statistics_of_weak_views():
             - model.teacher.backbone.bn1.running_mean).abs().max() > 1e-3
 
 
+def test_one_unlabelled_image_behind_a_pooling_is_refused_with_the_remedy():
+    config = segmentor_config('BN')
+    config['decode_head'] = dict(
+        type='ASPPHead', in_channels=config['decode_head']['in_channels'], in_index=-1, channels=8,
+        dilations=(1, ), num_classes=NUM_CLASSES, norm_cfg=dict(type='BN'), align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True))
+    batch = make_batch(labeled=2, unlabeled=1)
+    with pytest.raises(ValueError, match='batch_size.*teacher_batch_stats=False'):
+        build(config, losses=[]).loss(*copy.deepcopy(batch))
+    losses = build(config, losses=[], semi_train_cfg=dict(teacher_batch_stats=False)).loss(*batch)
+    assert losses['loss_unsup'].isfinite()
+
+
 def test_a_teacher_without_work_takes_the_students_statistics(monkeypatch):
     """In the burn-in, from MeanTeacherHook."""
     iteration = dict(iter=0)
