@@ -2,7 +2,9 @@
 # ReCo + ClassMix on the scenes of the demo: the same labelled pixels, iterations, learning rate and
 # number of images in a step as the baseline, but half of them are unlabelled scenes, with the
 # labels that the teacher gives. Lower thresholds than the paper's, as a small network that starts
-# from scratch is less sure; and fewer queries and negatives, for the small maps.
+# from scratch is less sure; fewer queries and negatives, for the small maps; and a teacher with the
+# student's BN statistics, which labels these drawn scenes better (seeds 0, 1: 55.4, 55.2; with its
+# own 54.3, 51.3).
 _base_ = './deeplabv3plus_r18-d16_demo-p0_supervised.py'
 model = dict(
     _delete_=True,
@@ -17,7 +19,7 @@ model = dict(
         dict(type='BatchColorJitter', hue=(-0.05, 0.05)),
         dict(type='BatchFlip'),
     ],
-    semi_train_cfg=dict(self_label_threshold=0.9))
+    semi_train_cfg=dict(self_label_threshold=0.9, teacher_batch_stats=False))
 train_dataloader = dict(
     sampler=dict(_delete_=True, type='MultiSourceSampler', batch_size=8, source_ratio=[1, 1]),
     dataset=dict(
