@@ -1,10 +1,13 @@
 # Licensed under the Apache License, Version 2.0.
+from collections.abc import Iterator
+
 import torch
 import torch.nn as nn
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_reco.engine.tensors import copy_tensors
@@ -26,34 +29,50 @@ def warmup_momentum(step: int, momentum: float) -> float:
     return max(1 / (step + 1), momentum)
 
 
+def paired_buffers(student: nn.Module, teacher: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """(Of the teacher, of the student) for each buffer that the teacher does not keep itself.
+
+    Where its BN is in train mode, the statistics are its own.
+    """
+    own = {id(buffer) for module in teacher.modules()
+           if isinstance(module, _BatchNorm) and module.training
+           for buffer in module.buffers(recurse=False)}
+    pairs = zip(teacher.buffers(), student.buffers(), strict=True)
+    return [pair for pair in pairs if id(pair[0]) not in own]
+
+
+def to_average(student: nn.Module, teacher: nn.Module) -> Iterator[Tensor]:
+    """The buffers that the ranks average: what the teacher gets, and what it keeps."""
+    pairs = paired_buffers(student, teacher)
+    given = {id(theirs) for theirs, _ in pairs}
+    yield from (ours for _, ours in pairs)
+    yield from (buffer for buffer in teacher.buffers() if id(buffer) not in given)
+
+
 @torch.no_grad()
 def update_teacher(student: nn.Module,
                    teacher: nn.Module,
                    momentum: float,
-                   buffers: str | None = 'copy') -> None:
+                   buffers: str = 'copy') -> None:
     """Move the teacher towards the student: teacher += momentum * (student - teacher).
+
+    Statistics of BN in train mode stay the teacher's.
 
     Args:
         student (nn.Module): Source.
         teacher (nn.Module): Target, of the same structure; changed in place.
         momentum (float): In [0, 1]; 1 copies the student.
-        buffers (str, optional): BN statistics and other buffers: 'copy' copies all, 'average'
-            moves floating-point ones like parameters and copies the others, None leaves all.
+        buffers (str): Other BN statistics, and other buffers: 'copy' copies all, 'average' moves
+            floating-point ones like parameters and copies the others.
     """
     averaged = list(zip(teacher.parameters(), student.parameters(), strict=True))
     copied = []
-    if buffers is not None:
-        for pair in zip(teacher.buffers(), student.buffers(), strict=True):
-            average = buffers == 'average' and pair[0].is_floating_point()
-            (averaged if average else copied).append(pair)
+    for pair in paired_buffers(student, teacher):
+        average = buffers == 'average' and pair[0].is_floating_point()
+        (averaged if average else copied).append(pair)
     torch._foreach_lerp_(*map(list, zip(*averaged, strict=True)), momentum)
     if copied:
         copy_tensors(*zip(*copied, strict=True))
-
-
-def keeps_statistics(network: nn.Module) -> bool:
-    """Whether its BN runs on each batch, so that its running statistics are of what it sees."""
-    return any(module.training for module in network.modules() if isinstance(module, _BatchNorm))
 
 
 @HOOKS.register_module()
@@ -109,7 +128,7 @@ class MeanTeacherHook(Hook):
         """Start both networks from the same weights."""
         model = self._model(runner)
         if runner.iter == 0:
-            update_teacher(model.student, model.teacher, 1, 'copy')
+            model.teacher.load_state_dict(model.student.state_dict())
 
     def after_train_iter(self,
                          runner: Runner,
@@ -120,10 +139,8 @@ class MeanTeacherHook(Hook):
         if not self.every_n_train_iters(runner, self.interval):
             return
         model = self._model(runner)
-        own = keeps_statistics(model.teacher)
-        source = model.teacher if own else model.student
         # Without SyncBN every rank has its own, but one teacher is due.
-        all_reduce_params(source.buffers(), op='mean')
+        all_reduce_params(to_average(model.student, model.teacher), op='mean')
         step = runner.iter // self.interval
         momentum = warmup_momentum(step, self.momentum) if self.warmup else self.momentum
-        update_teacher(model.student, model.teacher, momentum, None if own else self.buffers)
+        update_teacher(model.student, model.teacher, momentum, self.buffers)

@@ -268,8 +268,15 @@ class SemiBaseSegmentor(BaseSegmentor):
         return self
 
     def _use_batch_stats(self, wanted: bool) -> None:
-        """Let the teacher's BN run on each batch, where the student's does, or not."""
+        """Let the teacher's BN run on each batch, where the student's does, or not.
+
+        Only where it labels: auxiliary heads, and a projector that no loss reads, see no batch.
+        """
         self.teacher.train(wanted)
+        for name in ('auxiliary_head', *(() if self.region_losses else ('projector', ))):
+            idle = getattr(self.teacher, name, None)
+            if idle is not None:
+                idle.eval()
         norms = [module for module in self.teacher.modules()
                  if isinstance(module, _BatchNorm) and module.training]
         self.teacher.eval()  # dropout and stochastic depth are the student's alone

@@ -206,7 +206,7 @@ class Model(SemiBaseSegmentor):
     def __init__(self):
         nn.Module.__init__(self)
         self.teacher, self.weight = Oracle(), nn.Parameter(torch.zeros(1))
-        self.semi_train_cfg = dict(teacher_batch_stats=True)
+        self.semi_train_cfg, self.region_losses = dict(teacher_batch_stats=True), []
         self.num_classes, self.ignore_index, self.align_corners = 3, 255, False
         self.align = None
 

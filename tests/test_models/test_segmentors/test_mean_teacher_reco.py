@@ -147,15 +147,23 @@ def test_without_statistics_of_its_own_the_teacher_labels_in_eval_mode():
     assert not model.student.training
 
 
-def test_only_the_teachers_batch_norm_is_in_train_mode():
-    """And, as in the student, not that of a backbone with norm_eval; dropout labels nothing."""
-    config = segmentor_config()
+@pytest.mark.parametrize('region_losses', [False, True])
+def test_only_what_labels_is_in_train_mode(region_losses):
+    """BN, but not of a backbone with norm_eval, as in the student; and no dropout."""
+    config = segmentor_config(auxiliary=True)
     config['decode_head']['dropout_ratio'] = 0.5
     config['backbone']['norm_eval'] = True
-    model = build(config, **STILL)
+    losses = [RECO, dict(type='RegionFeatureContrastiveLoss')] if region_losses else [RECO]
+    model = build(config, losses=losses, **STILL)
     training = {name for name, module in model.teacher.named_modules() if module.training}
-    assert training == {'decode_head.convs.0.bn', 'projector.layers.0.bn'}
+    assert training == {'decode_head.convs.0.bn',
+                        *(['projector.layers.0.bn'] if region_losses else [])}
     assert model.student.decode_head.dropout.training
+    before = copy.deepcopy(model.teacher.state_dict())
+    model.loss(*make_batch())
+    moved = {name for name, value in model.teacher.state_dict().items()
+             if not torch.equal(value, before[name])}
+    assert {name.rpartition('.')[0] for name in moved} == training
     assert not any(module.training for module in model.eval().modules())
 
 
