@@ -88,6 +88,7 @@ def two_ranks(rank, norm, evaluate, over_ranks):
     model = build(norm, losses=[], **STILL)
     if evaluate:
         model.student.eval()
+        model.semi_train_cfg['teacher_batch_stats'] = False
     return step(wrap(model), raw_batch(SEEDS[2 * rank:2 * rank + 2]))
 
 
@@ -96,6 +97,7 @@ def compare(norm, evaluate, over_ranks):
     model = build(norm, losses=[], **STILL)
     if evaluate:
         model.student.eval()
+        model.semi_train_cfg['teacher_batch_stats'] = False
     losses, grads = step(model, raw_batch(SEEDS))
     assert set(losses) == {'sup.decode.loss_ce', 'loss_unsup'} and losses['loss_unsup'] > 0.1
     ranks = run_ranks(two_ranks, norm, evaluate, over_ranks)

@@ -47,6 +47,8 @@ def test_a_supervised_config_shows_images_and_labels_as_they_are(browse, tiny_co
 
 def test_strong_views_are_the_segmentors_own(browse, tiny_config):
     path = write_semi_config(tiny_config)
+    with path.open('a') as file:  # so that images can be labelled one by one
+        file.write("model['semi_train_cfg']['teacher_batch_stats'] = False\n")
     panel = collect(browse, path, 2)['unlabeled']
     assert list(panel)[3] == 'strong view\n(CutMix)'
     teacher = load_model(read_config(str(path))).teacher.eval()

@@ -29,24 +29,17 @@ def warmup_momentum(step: int, momentum: float) -> float:
     return max(1 / (step + 1), momentum)
 
 
-def paired_buffers(student: nn.Module, teacher: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """(Of the teacher, of the student) for each buffer that the teacher does not keep itself.
-
-    Where its BN is in train mode, the statistics are its own.
-    """
-    own = {id(buffer) for module in teacher.modules()
-           if isinstance(module, _BatchNorm) and module.training
-           for buffer in module.buffers(recurse=False)}
-    pairs = zip(teacher.buffers(), student.buffers(), strict=True)
-    return [pair for pair in pairs if id(pair[0]) not in own]
+def own_statistics(teacher: nn.Module) -> list[Tensor]:
+    """BN statistics that the teacher keeps itself: where its BN is in train mode."""
+    return [buffer for module in teacher.modules()
+            if isinstance(module, _BatchNorm) and module.training
+            for buffer in module.buffers(recurse=False)]
 
 
-def to_average(student: nn.Module, teacher: nn.Module) -> Iterator[Tensor]:
-    """The buffers that the ranks average: what the teacher gets, and what it keeps."""
-    pairs = paired_buffers(student, teacher)
-    given = {id(theirs) for theirs, _ in pairs}
-    yield from (ours for _, ours in pairs)
-    yield from (buffer for buffer in teacher.buffers() if id(buffer) not in given)
+def statistics(student: nn.Module, teacher: nn.Module) -> Iterator[Tensor]:
+    """All that differs between ranks without SyncBN."""
+    yield from student.buffers()
+    yield from own_statistics(teacher)
 
 
 @torch.no_grad()
@@ -67,7 +60,10 @@ def update_teacher(student: nn.Module,
     """
     averaged = list(zip(teacher.parameters(), student.parameters(), strict=True))
     copied = []
-    for pair in paired_buffers(student, teacher):
+    own = set(map(id, own_statistics(teacher)))
+    for pair in zip(teacher.buffers(), student.buffers(), strict=True):
+        if id(pair[0]) in own:
+            continue
         average = buffers == 'average' and pair[0].is_floating_point()
         (averaged if average else copied).append(pair)
     torch._foreach_lerp_(*map(list, zip(*averaged, strict=True)), momentum)
@@ -140,7 +136,7 @@ class MeanTeacherHook(Hook):
             return
         model = self._model(runner)
         # Without SyncBN every rank has its own, but one teacher is due.
-        all_reduce_params(to_average(model.student, model.teacher), op='mean')
+        all_reduce_params(statistics(model.student, model.teacher), op='mean')
         step = runner.iter // self.interval
         momentum = warmup_momentum(step, self.momentum) if self.warmup else self.momentum
         update_teacher(model.student, model.teacher, momentum, self.buffers)
