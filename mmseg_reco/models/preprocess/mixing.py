@@ -1,9 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-"""Mixing each image with a partner.
-
-The partner of image i is image i + 1, the first for the last; or, where a batch of partners is
-given, its image i, from the beginning again if there are fewer.
-"""
+"""Mixing inside the unlabelled batch: image i with image i + 1, the last with the first."""
 
 import math
 
@@ -79,30 +75,13 @@ def cut_out(batch: PseudoBatch, boxes: list[Box]) -> PseudoBatch:
     return out
 
 
-def partner_of(i: int, batch: PseudoBatch, partners: PseudoBatch | None) -> PseudoBatch:
-    """The partner of image i, without the dimension B.
-
-    Raises:
-        ValueError: The partners have another size.
-    """
-    if partners is None:
-        return batch.map(lambda x: x[(i + 1) % len(x)])
-    size, other = (tuple(x.labels.shape[1:]) for x in (batch, partners))
-    if size != other:
-        raise ValueError(f'images of {size} are to be mixed with labelled ones of {other} (height, '
-                         'width): give both the same crop_size')
-    return partners.map(lambda x: x[i % len(x)])
-
-
-def cut_mix(
-    batch: PseudoBatch, boxes: list[Box], partners: PseudoBatch | None = None
-) -> PseudoBatch:
-    """Fill each image's box with what its partner has in the same place."""
+def cut_mix(batch: PseudoBatch, boxes: list[Box]) -> PseudoBatch:
+    """Fill each image's box with what image i + 1 has in the same place."""
     out = batch.map(torch.clone)
-    for i, (rows, columns) in enumerate(boxes):
-        partner = partner_of(i, batch, partners)
-        for source, target, _ in pairs(partner, out):
-            target[i][..., rows, columns] = source[..., rows, columns]
+    for i, box in enumerate(boxes):
+        for source, target, _ in pairs(batch, out):
+            following = source[(i + 1) % len(boxes)]
+            target[i][..., box[0], box[1]] = following[..., box[0], box[1]]
     return out
 
 
@@ -128,24 +107,20 @@ def random_half_of_classes(labels: Tensor, generator: Generator | None = None) -
     return rank < present.sum(dim=1, keepdim=True) // 2
 
 
-def class_mix(
-    batch: PseudoBatch, kept: Tensor, partners: PseudoBatch | None = None
-) -> PseudoBatch:
-    """Pixels of the classes in ``kept`` ((B, 256) bool) from image i, the others its partner's."""
+def class_mix(batch: PseudoBatch, kept: Tensor) -> PseudoBatch:
+    """Pixels of the classes in ``kept`` ((B, 256) bool) from image i, the others from i + 1."""
     out = batch.map(torch.empty_like)
     # On CPU both ways to choose are quicker than where, for bytes several times: weights of 1 and
     # 0, with which lerp is exact, for floats, and for integers bits that are all set or clear.
     for i, (table, labels) in enumerate(zip(kept.float(), batch.labels, strict=True)):
         weight = table.index_select(0, labels.flatten().int()).view_as(labels)
-        for maps, other, mixed in zip(batch, partner_of(i, batch, partners), out, strict=True):
-            if maps is None:
-                continue
-            own, target = maps[i], mixed[i]
+        for source, target, _ in pairs(batch, out):
+            own, following = source[i], source[(i + 1) % len(kept)]
             if own.is_floating_point():
-                torch.lerp(other, own, weight.to(own.dtype), out=target)
+                torch.lerp(following, own, weight.to(own.dtype), out=target[i])
             else:
-                torch.bitwise_xor(own, other, out=target)
-                target.bitwise_and_(weight.to(own.dtype).neg_()).bitwise_xor_(other)
+                torch.bitwise_xor(own, following, out=target[i])
+                target[i].bitwise_and_(weight.to(own.dtype).neg_()).bitwise_xor_(following)
     return out
 
 
@@ -163,17 +138,16 @@ class CutOut:
 
 @TASK_UTILS.register_module()
 class CutMix:
-    """Fill a box of half the area from the partner (step 3 of docs/methods/reco.md)."""
+    """Fill a box of half the area from the next image (step 3 of docs/methods/reco.md)."""
 
-    def __call__(self, batch: PseudoBatch, generator: Generator | None = None,
-                 partners: PseudoBatch | None = None) -> PseudoBatch:
+    def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
         boxes = random_boxes(len(batch.labels), tuple(batch.labels.shape[1:]), generator)
-        return cut_mix(batch, boxes, partners)
+        return cut_mix(batch, boxes)
 
 
 @TASK_UTILS.register_module()
 class RandomCutMix:
-    """Fill a box of random size from the partner, in some images (docs/methods/unimatch.md).
+    """Fill a box of random size from the next image, in some images (docs/methods/unimatch.md).
 
     Args:
         prob: Probability that an image is mixed.
@@ -189,24 +163,22 @@ class RandomCutMix:
         self.prob = prob
         self.area = tuple(area)
 
-    def __call__(self, batch: PseudoBatch, generator: Generator | None = None,
-                 partners: PseudoBatch | None = None) -> PseudoBatch:
+    def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
         num, size = len(batch.labels), tuple(batch.labels.shape[1:])
         boxes = boxes_of_area(num, size, self.area, generator)
         nothing = slice(0), slice(0)
         chosen = uniforms(num, 1, generator)
         return cut_mix(batch, [box if draw < self.prob else nothing
-                               for box, (draw,) in zip(boxes, chosen, strict=True)], partners)
+                               for box, (draw,) in zip(boxes, chosen, strict=True)])
 
 
 @TASK_UTILS.register_module()
 class ClassMix:
-    """Paste half of an image's pseudo-classes onto its partner (step 3 of docs/methods/reco.md).
+    """Paste half of an image's pseudo-classes onto the next one (step 3 of docs/methods/reco.md).
 
     ⌊n/2⌋ of the n classes present in pseudo-label i stay; all else, ignored pixels included, comes
-    from the partner. Ignored pixels do not count as a class.
+    from image i + 1. Ignored pixels do not count as a class.
     """
 
-    def __call__(self, batch: PseudoBatch, generator: Generator | None = None,
-                 partners: PseudoBatch | None = None) -> PseudoBatch:
-        return class_mix(batch, random_half_of_classes(batch.labels, generator), partners)
+    def __call__(self, batch: PseudoBatch, generator: Generator | None = None) -> PseudoBatch:
+        return class_mix(batch, random_half_of_classes(batch.labels, generator))

@@ -1,7 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 import copy
 from collections.abc import Sequence
-from types import NoneType
 
 import torch
 import torch.nn as nn
@@ -33,7 +32,7 @@ from mmseg_reco.utils import (
 )
 
 from ..losses import RegionLoss
-from ..preprocess import IGNORE_INDEX, CutOut, PseudoBatch
+from ..preprocess import IGNORE_INDEX, PseudoBatch
 from ..regions import RegionPrediction, RegionTarget, region_target
 from .dense import DenseOutput, check_names, dense_losses, no_loss, stack_labels
 from .distribution_alignment import DistributionAlignment
@@ -86,10 +85,6 @@ class SemiBaseSegmentor(BaseSegmentor):
             - ``min_region_area`` (0): regions must be larger, in pixels of the head's masks.
             - ``strong_views`` (1): strong views of each unlabelled image, augmented and mixed
               independently; all losses run over all of them.
-            - ``mix_with`` ('unlabeled'): what each unlabelled image is mixed with: the next one, or
-              'labeled': a labelled one and its given labels, as DACS (Tranheden et al., WACV
-              2021) mixes domains. About half of what the student learns there is then true,
-              however the pseudo-labels drift. For images whose masks are whole.
             - ``class_frequencies`` (None): 'labeled' gives the pseudo-labels the class frequencies
               of the labels, a list these; see :class:`DistributionAlignment`. Labels that leave
               out much of some classes, as single pixels do, need the list. Masks and class
@@ -123,7 +118,7 @@ class SemiBaseSegmentor(BaseSegmentor):
     #: Keys of ``semi_train_cfg`` and their defaults.
     train_defaults = dict(
         joint_forward=True, teacher_batch_stats=True, weak_threshold=0.7, region_source='semantic',
-        min_region_area=0, strong_views=1, mix_with='unlabeled', class_frequencies=None,
+        min_region_area=0, strong_views=1, class_frequencies=None,
         exact_frequencies=False, supervise_both_halves=False, burn_in=0, ramp_up=0)
 
     def __init__(self,
@@ -182,10 +177,6 @@ class SemiBaseSegmentor(BaseSegmentor):
         self._build_losses(as_list(losses), head, has_queries)
         self.rescale_crop = TASK_UTILS.build(rescale_crop) if rescale_crop else None
         self.mix = TASK_UTILS.build(mix) if mix else None
-        with_labeled = self.semi_train_cfg['mix_with'] == 'labeled'
-        if with_labeled and isinstance(self.mix, (NoneType, CutOut)):
-            raise ValueError("semi_train_cfg.mix_with='labeled' needs a mix of two images, and "
-                             f'model.mix is {mix}: make it ClassMix or CutMix')
         self.strong_augments = [TASK_UTILS.build(augment) for augment in as_list(strong_augments)]
         self.matcher = TASK_UTILS.build(matcher)
         frequencies = self.semi_train_cfg['class_frequencies']
@@ -208,9 +199,6 @@ class SemiBaseSegmentor(BaseSegmentor):
         if settings['region_source'] not in sources:
             raise ValueError(f'semi_train_cfg.region_source is one of {sources} with {head}, got '
                              f'{settings["region_source"]!r}')
-        if settings['mix_with'] not in ('unlabeled', 'labeled'):
-            raise ValueError("semi_train_cfg.mix_with is 'unlabeled' or 'labeled', got "
-                             f'{settings["mix_with"]!r}')
         if settings['exact_frequencies'] and settings['class_frequencies'] is None:
             raise ValueError('semi_train_cfg.exact_frequencies corrects the alignment to '
                              "class_frequencies, which are not given: set them to 'labeled', or to "
@@ -227,7 +215,6 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.student = MODELS.build(copy.deepcopy(segmentor))
         self.teacher = MODELS.build(copy.deepcopy(segmentor))
         self.teacher.requires_grad_(False)
-        self._uses_batch_stats = None
         self.num_classes = self.student.num_classes
         self.align_corners = self.student.align_corners
         self.ignore_index = IGNORE_INDEX
@@ -282,7 +269,6 @@ class SemiBaseSegmentor(BaseSegmentor):
         self.teacher.eval()  # dropout and stochastic depth are the student's alone
         for norm in norms:
             norm.train()
-        self._uses_batch_stats = wanted
 
     def loss(self, inputs: dict[str, Tensor],
              data_samples: dict[str, SampleList]) -> dict[str, Tensor]:
@@ -303,7 +289,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         weight = self.ramp(MessageHub.get_current_instance().get_info('iter', 0))
         # In the burn-in the teacher sees nothing, and gets the student's from MeanTeacherHook.
         wanted = self.training and self.semi_train_cfg['teacher_batch_stats'] and weight > 0
-        if self._uses_batch_stats != wanted:
+        if any(module.training for module in self.teacher.modules()) != wanted:
             self._use_batch_stats(wanted)
         for branch in ('sup', 'unsup') if weight else ('sup', ):
             if branch not in inputs:
@@ -455,43 +441,26 @@ class SemiBaseSegmentor(BaseSegmentor):
             them, as of :meth:`pseudo_label`; and the student's strong views.
         """
         weak, teacher = self.pseudo_label(inputs['unsup'], data_samples['unsup'])
-        partners = None
-        if self.semi_train_cfg['mix_with'] == 'labeled':
-            labels = stack_labels(data_samples['sup'])
-            given = labels != self.ignore_index
-            partners = PseudoBatch(inputs['sup'], labels, given.to(weak.confidence.dtype),
-                                   None if weak.origin is None else torch.full_like(labels, -1))
-        return weak, teacher, self.strong_views(weak, partners)
+        return weak, teacher, self.strong_views(weak)
 
     @torch.no_grad()
-    def strong_view(self, batch: PseudoBatch, partners: PseudoBatch | None = None) -> PseudoBatch:
-        """Rescale and crop, mix, then colour, blur and flip a pseudo-labelled batch.
-
-        Args:
-            batch (PseudoBatch): Weak views.
-            partners (PseudoBatch, optional): Labelled images to mix them with; None for each
-                other.
-        """
-        view = self._crop(batch)
+    def strong_view(self, batch: PseudoBatch) -> PseudoBatch:
+        """Rescale and crop, mix, then colour, blur and flip a pseudo-labelled batch."""
+        # In a byte each, labels are an eighth of what there is to move.
+        view = batch._replace(labels=batch.labels.byte())
+        view = view.map(torch.clone) if self.rescale_crop is None else self.rescale_crop(view)
         if self.mix is not None:
-            # A mix that the user has registered may know no partners.
-            view = self.mix(view, **({} if partners is None else
-                                     dict(partners=self._crop(partners))))
+            view = self.mix(view)
         view = view._replace(images=self.data_preprocessor.to_rgb(view.images))
         for augment in self.strong_augments:
             view = augment(view)
         return view._replace(images=self.data_preprocessor.from_rgb(view.images),
                              labels=view.labels.long())
 
-    def _crop(self, batch: PseudoBatch) -> PseudoBatch:
-        # In a byte each, labels are an eighth of what there is to move.
-        view = batch._replace(labels=batch.labels.byte())
-        return view.map(torch.clone) if self.rescale_crop is None else self.rescale_crop(view)
-
-    def strong_views(self, batch: PseudoBatch, partners: PseudoBatch | None = None) -> PseudoBatch:
+    def strong_views(self, batch: PseudoBatch) -> PseudoBatch:
         """As many strong views as configured, each augmented and mixed anew, one after another."""
         count = self.semi_train_cfg['strong_views']
-        return PseudoBatch.cat([self.strong_view(batch, partners) for _ in range(count)])
+        return PseudoBatch.cat([self.strong_view(batch) for _ in range(count)])
 
     def resize(self, maps: Tensor, like: Tensor) -> Tensor:
         """Maps (B, C, h, w) at the size (H, W) of another tensor."""
@@ -577,8 +546,6 @@ class SemiBaseSegmentor(BaseSegmentor):
             tuple[RegionPrediction, RegionTarget]: At the resolution of the student's masks.
         """
         prediction, labels = self.student.regions(student), self.trusted(strong)
-        # Of what a labelled image gave to the mix the teacher has no maps.
-        labels.masked_fill_(strong.origin < 0, self.ignore_index)
         settings = self.semi_train_cfg
         target = region_target(prediction, self.teacher.regions(teacher), labels,
                                labels != self.ignore_index, strong.origin,

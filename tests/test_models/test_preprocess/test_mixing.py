@@ -89,46 +89,6 @@ def test_class_mix_keeps_the_chosen_classes(dtype, label_dtype):
     )
 
 
-@pytest.mark.parametrize('num', [2, 3, 4])
-@pytest.mark.parametrize('kind', ['cut_mix', 'class_mix'])
-def test_partners_take_the_place_of_the_next_image(kind, num):
-    """From the beginning again where there are fewer; and nothing given is changed."""
-    batch, partners = make_batch(), make_batch(num, seed=1)
-    kept = torch.rand(3, 256, generator=torch.Generator().manual_seed(2)) < 0.5
-    before = [x.map(torch.clone) for x in (batch, partners)]
-    if kind == 'cut_mix':
-        out = cut_mix(batch, BOXES, partners)
-        own = [[[not inside(BOXES[i], y, x) for x in range(13)] for y in range(9)]
-               for i in range(3)]
-    else:
-        out = class_mix(batch, kept, partners)
-        own = [kept[i][batch.labels[i]].tolist() for i in range(3)]
-    assert_pixels(out, lambda i, y, x: pixel(batch, i, y, x) if own[i][y][x] else
-                  pixel(partners, i % num, y, x))
-    for now, then in zip((batch, partners), before, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(now, then, strict=True))
-
-
-@pytest.mark.parametrize('mix', [ClassMix(), CutMix(), RandomCutMix(prob=1.)])
-def test_mixes_take_partners(mix):
-    batch, partners = make_batch(), make_batch(seed=1)
-    partners = partners._replace(origin=torch.full_like(partners.labels, -1))
-    generator = torch.Generator().manual_seed(0)
-    out = mix(batch, generator, partners)
-    foreign = out.origin == -1
-    assert 0 < foreign.float().mean() < 1
-    assert torch.equal(out.labels, partners.labels.where(foreign, batch.labels))
-    generator.manual_seed(0)
-    alone = mix(batch, generator)
-    assert torch.equal(out.images.where(~foreign[:, None], 0),
-                       alone.images.where(~foreign[:, None], 0))
-
-
-def test_partners_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r'\(9, 13\).*\(8, 13\).*same crop_size'):
-        ClassMix()(make_batch(), partners=make_batch(size=(8, 13)))
-
-
 @pytest.mark.parametrize('size', [(321, 321), (360, 480), (11, 30), (7, 5), (2, 1), (1, 1)])
 def test_boxes_have_half_the_area_and_lie_inside(size):
     height, width = size
