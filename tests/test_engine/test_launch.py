@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 import os
+import platform
 import subprocess
 import sys
 
@@ -111,6 +112,35 @@ def test_the_users_thread_count_is_kept(two_cores, monkeypatch):
     torch.set_num_threads(1)
     launch.share_cores(Config(), on_cpu=True)
     assert torch.get_num_threads() == 1
+
+
+FAULTS = """
+import resource, torch
+from mmseg_reco.engine import launch
+{call}
+def map_of_40_mb():
+    torch.empty(10_000_000).fill_(1)
+for _ in range(3):
+    map_of_40_mb()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    map_of_40_mb()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='needs glibc')
+@pytest.mark.parametrize(('call', 'settings', 'kept'), [
+    ('', {}, False),
+    ('launch.keep_freed_memory()', {}, True),
+    ('launch.keep_freed_memory()', dict(MALLOC_MMAP_MAX_='65536', MALLOC_TRIM_THRESHOLD_='131072'),
+     False)])
+def test_freed_memory_is_kept_unless_the_user_says_otherwise(call, settings, kept):
+    """Ten maps of 40 MB are 97,660 pages of 4 KiB that the kernel has to give, or 190 huge ones."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith('MALLOC_')}
+    result = subprocess.run([sys.executable, '-c', FAULTS.format(call=call)], text=True,
+                            env={**variables, **settings}, capture_output=True, check=True)
+    assert (int(result.stdout) < 100) == kept
 
 
 def test_wrapper_for_cpu_keeps_the_users_settings(monkeypatch):
