@@ -143,6 +143,16 @@ def test_freed_memory_is_kept_unless_the_user_says_otherwise(call, settings, kep
     assert (int(result.stdout) < 100) == kept
 
 
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_a_run_on_a_cpu_keeps_freed_memory(monkeypatch, tmp_path, device):
+    monkeypatch.setattr(launch, 'get_device', lambda: device)
+    monkeypatch.setattr(launch.Runner, 'from_cfg', lambda cfg: None)
+    calls = []
+    monkeypatch.setattr(launch, 'keep_freed_memory', lambda: calls.append(device))
+    launch.build_runner(Config(dict(work_dir=str(tmp_path), launcher='none', model={})))
+    assert calls == ['cpu'] * (device == 'cpu')
+
+
 def test_wrapper_for_cpu_keeps_the_users_settings(monkeypatch):
     backends = []
     monkeypatch.setattr(launch.dist, 'init_process_group', backends.append)
