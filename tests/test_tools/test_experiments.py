@@ -191,7 +191,7 @@ def table(stand_in):
     return (stand_in.out / 'table.md').read_text()
 
 
-def test_digest_counts_what_matters_only(experiments):
+def test_digest_counts_what_matters_only(experiments, monkeypatch):
     import protocol
     little = protocol.load_protocol(str(experiments.here / 'little.py'))
     run = protocol.Run('semi-2', 'teacher', 0)
@@ -203,6 +203,7 @@ def test_digest_counts_what_matters_only(experiments):
         return protocol.digest(cfg)
 
     assert run.name == 'semi-2/teacher/0'
+    expected = digest()
     assert digest() == digest({'train_dataloader.num_workers': 3, 'work_dir': 'x',
                                'custom_hooks.1.type': 'ClassRelationHook',
                                'default_hooks.logger.interval': 7})
@@ -211,6 +212,14 @@ def test_digest_counts_what_matters_only(experiments):
               digest({'custom_hooks': [dict(type='SamplingHook', schedules=dict(
                   num_queries=[(0, 8)]))]})]
     assert len({digest(), *others}) == 7
+    # a default of the model counts as if it were written; one that is off may be new
+    assert digest() == digest({'model.semi_train_cfg': dict(joint_forward=True, burn_in=0)})
+    defaults = MODELS.get('MeanTeacherReCo').train_defaults
+    with monkeypatch.context() as patch:
+        patch.setitem(defaults, 'new', False)
+        assert digest() == expected
+        patch.setitem(defaults, 'joint_forward', False)
+        assert digest() != expected
     hooks = [dict(type=name) for name in (
         'SamplingHook', 'ChannelsLastHook', 'PseudoLabelQualityHook', 'PredictionPanelHook')]
     assert digest({'custom_hooks': hooks}) == digest({'custom_hooks': []})

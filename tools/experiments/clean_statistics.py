@@ -6,20 +6,42 @@ over all batches. It tells what of a network's score is its statistics.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+import torch.nn as nn
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
-from mmengine.runner import Runner
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Subset
 
-from mmseg_reco.engine.command_line import usage_errors
+from mmseg_reco.engine.checkpoint import safe_checkpoint_loading
+from mmseg_reco.engine.command_line import add_trust_checkpoint, usage_errors
+from mmseg_reco.engine.launch import build_runner
 from mmseg_reco.engine.offline import read_config
+from mmseg_reco.utils import is_batch_norm
 
 
 @torch.no_grad()
+def take_statistics(model: nn.Module, batches: Iterable[dict]) -> None:
+    """Make a network's BN statistics means over batches; of the teacher, where there is one.
+
+    Args:
+        model (nn.Module): A segmentor; it ends in eval mode.
+        batches (Iterable[dict]): As a dataloader gives them for validation.
+    """
+    network = getattr(model, 'teacher', model)
+    model.eval()
+    for norm in filter(is_batch_norm, network.modules()):
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    for batch in batches:
+        data = model.data_preprocessor(batch, False)
+        network.predict(data['inputs'], data['data_samples'])
+    model.eval()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -28,30 +50,25 @@ def main() -> None:
     parser.add_argument('config', help='of a run on CamVid')
     parser.add_argument('checkpoint')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/clean_statistics'))
+    add_trust_checkpoint(parser)
     args = parser.parse_args()
     with usage_errors(parser):
         cfg = read_config(args.config)
-    cfg.update(work_dir=str(args.work_dir), load_from=args.checkpoint, resume=False,
-               train_dataloader=None, train_cfg=None, optim_wrapper=None, param_scheduler=None,
-               custom_hooks=[], default_hooks=dict(checkpoint=None))
-    runner = Runner.from_cfg(cfg)
-    runner.val()
-
+        cfg.update(work_dir=str(args.work_dir), load_from=args.checkpoint, resume=False,
+                   train_dataloader=None, train_cfg=None, optim_wrapper=None, param_scheduler=None,
+                   custom_hooks=[], test_dataloader=cfg.val_dataloader,
+                   test_evaluator=cfg.val_evaluator, test_cfg=dict(type='TestLoop'),
+                   val_dataloader=None, val_evaluator=None, val_cfg=None)
+        with safe_checkpoint_loading(args.trust_checkpoint):
+            runner = build_runner(cfg)
+            runner.test()
     images = DATASETS.build(dict(
-        cfg.val_dataloader.dataset, ann_file='train.txt',
+        cfg.test_dataloader.dataset, ann_file='train.txt',
         data_prefix=dict(img_path='train', seg_map_path='trainannot'), _scope_='mmseg'))
-    network = getattr(runner.model, 'teacher', runner.model)
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    runner.model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    generator = torch.Generator().manual_seed(0)
-    for batch in DataLoader(Subset(images, range(0, len(images), 4)), 8, shuffle=True,
-                            collate_fn=pseudo_collate, generator=generator):
-        runner.model.test_step(batch)
-    runner.val_loop.run()
+    take_statistics(runner.model, DataLoader(
+        Subset(images, range(0, len(images), 4)), 8, shuffle=True, collate_fn=pseudo_collate,
+        generator=torch.Generator().manual_seed(0)))
+    runner.test_loop.run()
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmseg.registry import MODELS
 
 from mmseg_reco.engine.config_check import check_config, check_options
 
@@ -248,6 +249,12 @@ def digest(cfg: Config, *more: Any) -> str:
         more: What else counts.
     """
     content = {key: value for key, value in cfg.to_dict().items() if key in _COUNTS}
+    model = content['model']
+    if 'segmentor' in model:  # written or by default, and off or not known yet, is all the same
+        defaults = MODELS.get(model['type']).train_defaults
+        settings = {**defaults, **(model.get('semi_train_cfg') or {})}
+        content['model'] = dict(model, semi_train_cfg={
+            key: value for key, value in settings.items() if value})
     content['custom_hooks'] = [hook for hook in content.get('custom_hooks', [])
                                if hook['type'] not in _NEUTRAL or hook.get('schedules')]
     for loader in ('train_dataloader', 'val_dataloader'):
