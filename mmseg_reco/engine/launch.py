@@ -200,7 +200,8 @@ def keep_freed_memory() -> None:
     every step anew. Results stay the same. Nothing happens with another C library, and a user's
     ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_MAX_`` have the last word.
     """
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    # Windows has no library of that name.
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if os.name == 'posix' else None
     if mallopt is None:
         return
     for variable, parameter, value in (('MALLOC_TRIM_THRESHOLD_', _M_TRIM_THRESHOLD, -1),

@@ -33,7 +33,8 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
     mmengine's ``AmpOptimWrapper`` wants a GPU. bfloat16 has the range of float32, so no loss needs
     scaling. It pays where the processor multiplies bfloat16 itself (avx512_bf16, AMX). What is
-    :func:`slow_in_bfloat16` stays in float32.
+    :func:`slow_in_bfloat16` stays in float32, but for what ``with_cp`` runs again in the backward
+    pass.
     """
 
     @contextmanager

@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
 """Degenerate and hostile batches: finite losses and gradients, or an error, but no wrong number."""
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mmseg.registry import MODELS, TASK_UTILS
 from tiny_segmentor import NUM_CLASSES, make_batch, make_labels, make_sample, segmentor_config
 
 from mmseg_reco.datasets.samplers import multi_source_sampler
+from mmseg_reco.engine.hooks import MeanTeacherHook
 from mmseg_reco.models import PseudoLabelLoss, ReCoLoss
 from mmseg_reco.models.samplers import build_pixel_index
 
@@ -87,6 +89,8 @@ def test_finite(case, given):
     FINITE[case](inputs, samples)
     log, finite = take_step(model, inputs, samples)
     assert finite and all(math.isfinite(value) for value in log.values())
+    MeanTeacherHook().after_train_iter(SimpleNamespace(model=model, iter=7), 7)
+    assert all(buffer.isfinite().all() for buffer in model.teacher.buffers())
 
 
 @pytest.mark.parametrize('size', [(4, 4), (5, 4), (33, 41), (31, 17), (7, 64)], ids=str)

@@ -1,7 +1,8 @@
 # Licensed under the Apache License, Version 2.0.
 """Draw the teacher's regions beside the student's regions that RC2L matches them with.
 
-Regions and matching are this project's reconstruction (docs/methods/rc2l.md).
+Regions and matching are this project's reconstruction (docs/methods/rc2l.md). Both networks are in
+eval mode: what they draw does not depend on the other images of a batch.
 """
 
 import argparse

@@ -8,10 +8,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_reco.engine.tensors import copy_tensors
-from mmseg_reco.utils import unwrap
+from mmseg_reco.utils import is_batch_norm, unwrap
 
 BUFFERS = ('copy', 'average')
 
@@ -29,17 +28,23 @@ def warmup_momentum(step: int, momentum: float) -> float:
     return max(1 / (step + 1), momentum)
 
 
-def own_statistics(teacher: nn.Module) -> list[Tensor]:
-    """BN statistics that the teacher keeps itself: where its BN is in train mode."""
-    return [buffer for module in teacher.modules()
-            if isinstance(module, _BatchNorm) and module.training
-            for buffer in module.buffers(recurse=False)]
+def own_statistics(teacher: nn.Module, student: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """BN statistics that the teacher keeps itself, each with the student's.
+
+    They are those of its BN in train mode.
+    """
+    return [pair
+            for module, other in zip(teacher.modules(), student.modules(), strict=True)
+            if is_batch_norm(module) and module.training
+            for pair in zip(module.buffers(recurse=False), other.buffers(recurse=False),
+                            strict=True)]
 
 
 def statistics(student: nn.Module, teacher: nn.Module) -> Iterator[Tensor]:
     """All that differs between ranks without SyncBN."""
     yield from student.buffers()
-    yield from own_statistics(teacher)
+    for statistic, _ in own_statistics(teacher, student):
+        yield statistic
 
 
 @torch.no_grad()
@@ -49,7 +54,8 @@ def update_teacher(student: nn.Module,
                    buffers: str = 'copy') -> None:
     """Move the teacher towards the student: teacher += momentum * (student - teacher).
 
-    Statistics of BN in train mode stay the teacher's.
+    Statistics of BN in train mode stay the teacher's; those that are no longer finite, of which a
+    running mean would never be rid, become the student's.
 
     Args:
         student (nn.Module): Source.
@@ -60,15 +66,30 @@ def update_teacher(student: nn.Module,
     """
     averaged = list(zip(teacher.parameters(), student.parameters(), strict=True))
     copied = []
-    own = set(map(id, own_statistics(teacher)))
+    own = own_statistics(teacher, student)
+    kept = {id(statistic) for statistic, _ in own}
     for pair in zip(teacher.buffers(), student.buffers(), strict=True):
-        if id(pair[0]) in own:
+        if id(pair[0]) in kept:
             continue
         average = buffers == 'average' and pair[0].is_floating_point()
         (averaged if average else copied).append(pair)
     torch._foreach_lerp_(*map(list, zip(*averaged, strict=True)), momentum)
     if copied:
         copy_tensors(*zip(*copied, strict=True))
+    _mend([pair for pair in own if pair[0].is_floating_point()])
+
+
+def _mend(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Set what is not finite in the first of each pair, of one dimension, to the second's.
+
+    In a few kernels for all of them, and without a look at them from the host.
+    """
+    if not pairs:
+        return
+    targets, sources = map(list, zip(*pairs, strict=True))
+    joined = torch.cat(targets)
+    mended = torch.where(joined.isfinite(), joined, torch.cat(sources))
+    copy_tensors(targets, mended.split(list(map(len, targets))))
 
 
 @HOOKS.register_module()

@@ -23,7 +23,7 @@ class NumericalWatchHook(Hook):
 
     The message names the terms and the images of the batch. What is not finite never reaches the
     teacher or a checkpoint: with 'stop' the run ends before, and no checkpoint is written whose
-    weights are not finite, whichever rank the number came from.
+    weights or BN statistics are not finite, whichever rank the number came from.
 
     'stop' costs nothing: mmengine's RuntimeInfoHook has read every loss for the log, with one
     synchronisation for each, when this hook looks at what it has read, after the optimizer's step.
@@ -108,17 +108,21 @@ class NumericalWatchHook(Hook):
         runner.logger.warning(f'{text} Skipped; {count} so far.')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse to save weights that are not finite.
+        """Refuse to save weights or BN statistics that are not finite.
 
         Raises:
             FloatingPointError: Some are.
         """
         model = unwrap(runner.model)
-        bad = [name for name, weight in model.named_parameters() if not all_finite([weight])]
+        saved = [*model.named_parameters(), *(
+            item for item in model.named_buffers()
+            if item[0].endswith(('running_mean', 'running_var')))]
+        bad = [name for name, tensor in saved if not all_finite([tensor])]
         if bad:
             raise FloatingPointError(
-                f'{len(bad)} weights are no longer finite, the first is {bad[0]}: no checkpoint is '
-                f'written. The last one is {find_latest_checkpoint(runner.work_dir)}.')
+                f'{len(bad)} weights or BN statistics are no longer finite, the first is {bad[0]}: '
+                'no checkpoint is written. The last one is '
+                f'{find_latest_checkpoint(runner.work_dir)}.')
 
 
 def all_finite(tensors: list[Tensor]) -> bool:

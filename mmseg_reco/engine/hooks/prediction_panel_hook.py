@@ -52,7 +52,8 @@ def panel_row(model: nn.Module, image: Tensor, sample: SegDataSample, given: boo
     """What a panel shows of one image: title to cell.
 
     Args:
-        model (nn.Module): In eval mode.
+        model (nn.Module): In eval mode, also where its teacher labels each batch by itself in
+            training.
         image (Tensor): BGR (3, H, W), uint8, as the pipeline packs it.
         sample (SegDataSample): Its labels.
         given (bool): Whether these are labels that training sees, which override pseudo-labels.

@@ -90,11 +90,11 @@ class PseudoLabelHistory(History):
 class PseudoLabelQualityHook(HistoryHook):
     """Measures the teacher's pseudo-labels, class by class, on images whose truth is known.
 
-    At each record the teacher labels some images, without augmentation and as a whole, as it labels
-    the weak views in training. Precision, coverage and recall of each class
-    (:meth:`PseudoLabelHistory.quality`) go to the visualizer as scalars,
-    ``pseudo_label_precision/<class>`` and so on, the mean over classes as ``.../mean``, and are
-    drawn at each validation and at the end; the counts stand in
+    At each record the teacher labels some images, without augmentation and as a whole: in eval
+    mode, by its running BN statistics, where in training it may use each batch's. Precision,
+    coverage and recall of each class (:meth:`PseudoLabelHistory.quality`) go to the visualizer as
+    scalars, ``pseudo_label_precision/<class>`` and so on, the mean over classes as ``.../mean``,
+    and are drawn at each validation and at the end; the counts stand in
     ``<work dir>/pseudo_label_quality.npz``. Several processes share the images. In between nothing
     is done, and training goes on as it would have without the hook, to the bit.
 

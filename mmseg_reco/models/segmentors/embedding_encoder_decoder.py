@@ -7,7 +7,6 @@ from mmengine.logging import print_log
 from mmseg.models import CascadeEncoderDecoder, EncoderDecoder
 from mmseg.models.decode_heads import PointHead
 from mmseg.models.losses import CrossEntropyLoss, cross_entropy
-from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from mmseg.utils import ConfigType, OptConfigType, SampleList, add_prefix
 from torch import Tensor
@@ -198,11 +197,6 @@ class EmbeddingMixin:
         Returns:
             DenseOutput: Outputs are logits at image size; no features.
         """
-        if self.training:  # in which mode heads of several maps do not predict
-            dense = self.forward_dense(inputs)
-            logits = resize(self.class_logits(dense), inputs.shape[-2:], mode='bilinear',
-                            align_corners=self.align_corners)
-            return DenseOutput((), [logits], dense.embeddings)
         if not embed:
             return DenseOutput((), [self.encode_decode(inputs, metas)], None)
         with self.open_tap() as tap:

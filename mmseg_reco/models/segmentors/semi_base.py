@@ -21,13 +21,13 @@ from mmseg.utils import (
     add_prefix,
 )
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_reco.utils import (
     as_list,
     check_count,
     check_not_negative,
     check_probability,
+    is_batch_norm,
     type_name,
 )
 
@@ -258,6 +258,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         """Let the teacher's BN run on each batch, where the student's does, or not.
 
         Only where it labels: auxiliary heads, and a projector that no loss reads, see no batch.
+        (Nor do the auxiliary branches within PIDHead and DDRHead, which keep those of the start.)
         """
         self.teacher.train(wanted)
         for name in ('auxiliary_head', *(() if self.region_losses else ('projector', ))):
@@ -265,7 +266,7 @@ class SemiBaseSegmentor(BaseSegmentor):
             if idle is not None:
                 idle.eval()
         norms = [module for module in self.teacher.modules()
-                 if isinstance(module, _BatchNorm) and module.training]
+                 if is_batch_norm(module) and module.training]
         self.teacher.eval()  # dropout and stochastic depth are the student's alone
         for norm in norms:
             norm.train()
@@ -289,7 +290,8 @@ class SemiBaseSegmentor(BaseSegmentor):
         weight = self.ramp(MessageHub.get_current_instance().get_info('iter', 0))
         # In the burn-in the teacher sees nothing, and gets the student's from MeanTeacherHook.
         wanted = self.training and self.semi_train_cfg['teacher_batch_stats'] and weight > 0
-        if any(module.training for module in self.teacher.modules()) != wanted:
+        running = any(module.training for module in self.teacher.modules())
+        if self.teacher.training or running != wanted:  # whole, as modules are when they are built
             self._use_batch_stats(wanted)
         for branch in ('sup', 'unsup') if weight else ('sup', ):
             if branch not in inputs:
@@ -394,7 +396,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         probs = self.teacher.probabilities(teacher)
         if self.align is not None:
             if self.training:
-                self.align.observe(probs)
+                self.align.observe(without_padding(probs, images, data_samples))
             probs = self.align(probs)
         return self.resize(probs, images), teacher
 
@@ -593,6 +595,29 @@ class SemiBaseSegmentor(BaseSegmentor):
                 for branch in branches:
                     state_dict[branch + key[len(prefix):]] = value
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def without_padding(maps: Tensor, images: Tensor, data_samples: SampleList) -> Tensor:
+    """Maps with zeros where the images are padding.
+
+    Args:
+        maps (Tensor): Shape (B, C, h, w).
+        images (Tensor): Shape (B, 3, H, W).
+        data_samples (list[SegDataSample]): With the images' own sizes, ``img_shape``.
+
+    Returns:
+        Tensor: The same shape; the same tensor where nothing is padded.
+    """
+    sizes = [tuple(sample.img_shape[:2]) for sample in data_samples]
+    if all(size == images.shape[-2:] for size in sizes):
+        return maps
+    maps = maps.clone()
+    rows, columns = (whole / part for whole, part in zip(maps.shape[-2:], images.shape[-2:],
+                                                         strict=True))
+    for image, (height, width) in zip(maps, sizes, strict=True):
+        image[:, round(height * rows):] = 0
+        image[..., round(width * columns):] = 0
+    return maps
 
 
 def pseudo_label_diagnostics(labels: Tensor, confidence: Tensor, data_samples: SampleList,

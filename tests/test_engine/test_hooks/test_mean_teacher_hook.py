@@ -126,6 +126,19 @@ def test_statistics_of_its_own_are_left_alone(buffers):
             assert torch.equal(value, before[name])
 
 
+@pytest.mark.parametrize('value', [torch.inf, -torch.inf, torch.nan])
+def test_statistics_that_are_not_finite_become_the_students(value):
+    """In place, channel by channel."""
+    model = pair()
+    norm, other = model.teacher.train()[1], model.student[1]
+    expected = norm.running_var.clone()
+    expected[2] = other.running_var[2]
+    mean = norm.running_mean.clone()
+    norm.running_var[2] = value
+    update_teacher(model.student, model.teacher, 0.25)
+    assert torch.equal(norm.running_var, expected) and torch.equal(norm.running_mean, mean)
+
+
 def statistics_of_rank(rank, training):
     model = pair()
     model.teacher.train(training)

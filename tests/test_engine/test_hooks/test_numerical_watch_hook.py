@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,9 +123,20 @@ def test_skip_with_accumulated_gradients(tmp_path, request):
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, request):
     """As on a rank whose own losses are finite."""
-    with pytest.raises(FloatingPointError, match=r'weights are no longer finite.*iter_3\.pth'):
+    with pytest.raises(FloatingPointError, match=r'are no longer finite.*iter_3\.pth'):
         train(tmp_path, request, 'gradient', 'stop')
     assert not (tmp_path / 'iter_4.pth').exists()
+
+
+def test_statistics_that_are_not_finite_are_not_saved():
+    """Losses in train mode do not show them; a buffer that is no statistic may be infinite."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model.register_buffer('mask', torch.tensor(-torch.inf))
+    runner = SimpleNamespace(model=model, work_dir='.')
+    NumericalWatchHook().before_save_checkpoint(runner, {})
+    model[1].running_var[2] = torch.inf
+    with pytest.raises(FloatingPointError, match=r'the first is 1\.running_var'):
+        NumericalWatchHook().before_save_checkpoint(runner, {})
 
 
 def test_actions():

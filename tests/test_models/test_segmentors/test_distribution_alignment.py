@@ -7,9 +7,10 @@ import torch
 from gloo import run_ranks
 from mmengine.logging import MessageHub
 from mmseg.registry import MODELS
-from tiny_segmentor import NUM_CLASSES, make_batch, segmentor_config
+from tiny_segmentor import NUM_CLASSES, SIZE, make_batch, make_sample, segmentor_config
 
 from mmseg_reco.models.segmentors.distribution_alignment import DistributionAlignment
+from mmseg_reco.models.segmentors.semi_base import without_padding
 
 
 def random_probs(seed, classes=3):
@@ -137,6 +138,36 @@ def test_large_batches_are_counted_to_the_last_pixel():
     labels[:, 0, :2**20] = 1
     align.count(labels)
     torch.testing.assert_close(align.target, torch.tensor([0.95, 0.05]))
+
+
+def test_padding_does_not_count():
+    """Against maps that are cut to the images."""
+    model = build(class_frequencies=[1.] * NUM_CLASSES, exact_frequencies=True)
+    inputs, samples = make_batch()
+    seen = []
+    probabilities = model.teacher.probabilities
+    model.teacher.probabilities = lambda dense: seen.append(probabilities(dense)) or seen[-1]
+    sizes = [(20, 30), (32, 40), (12, 40)]
+    for sample, size in zip(samples['unsup'], sizes, strict=True):
+        sample.set_metainfo(dict(img_shape=size))
+    model.loss(inputs, samples)
+    pixels = torch.cat([image[:, :height, :width].flatten(1) for image, (height, width) in zip(
+        seen[0], sizes, strict=True)], 1)
+    torch.testing.assert_close(model.align.found, pixels.mean(1))
+    aligned = pixels / pixels.mean(1, keepdim=True)
+    torch.testing.assert_close(
+        model.align.aligned, (aligned / aligned.sum(0)).mean(1), rtol=1e-4, atol=1e-5)
+
+
+def test_maps_without_padding_at_their_own_resolution():
+    maps = torch.rand(2, 3, 8, 10)
+    images = torch.zeros(2, 3, 32, 40)
+    samples = [make_sample(torch.zeros(SIZE, dtype=torch.long), size) for size in (SIZE, (20, 12))]
+    expected = maps.clone()
+    expected[1, :, 5:] = 0
+    expected[1, :, :, 3:] = 0
+    assert torch.equal(without_padding(maps, images, samples), expected)
+    assert without_padding(maps, images, samples[:1] * 2) is maps
 
 
 @pytest.mark.parametrize('target, message', [

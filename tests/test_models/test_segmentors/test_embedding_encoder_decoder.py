@@ -185,21 +185,6 @@ def test_projector_of_knet_is_normalised_as_its_kernel_head():
     assert isinstance(first, ConvModule) and isinstance(first.norm, nn.BatchNorm2d)
 
 
-@pytest.mark.parametrize('several_maps', [False, True])
-def test_predicts_in_train_mode(several_maps):
-    config = segmentor_config()
-    if several_maps:
-        del config['decode_head']['num_convs'], config['decode_head']['concat_input']
-        config['decode_head'].update(type='DAHead', pam_channels=2)
-    ours = build(config, type='EmbeddingEncoderDecoder', losses=[dict(type='ReCoLoss')]).train()
-    inputs, samples = batch()
-    dense = ours.predict_dense(inputs, [sample.metainfo for sample in samples], embed=True)
-    maps = ours.decode_head(ours.extract_feat(inputs))
-    expected = F.interpolate(maps[0] if several_maps else maps, SIZE, mode='bilinear')
-    torch.testing.assert_close(ours.class_logits(dense), expected)
-    assert dense.embeddings is not None
-
-
 def test_tokens_are_laid_out_like_the_images():
     ours = build(segmentor_config(), type='EmbeddingEncoderDecoder')
     ours.projector = nn.Identity()

@@ -168,6 +168,26 @@ def test_only_what_labels_is_in_train_mode(region_losses):
     assert not any(module.training for module in model.eval().modules())
 
 
+def test_a_model_that_nobody_put_into_train_mode_labels_as_any_other():
+    """Modules are in it when they are built; dropout and auxiliary heads of the teacher are not."""
+    config = segmentor_config(auxiliary=True)
+    config['decode_head']['dropout_ratio'] = 0.5
+    fresh, other = (build(config, **STILL) for _ in range(2))
+    for module in fresh.modules():
+        module.training = True
+    for model in (fresh, other):
+        model.loss(*make_batch())
+    modes = [[module.training for module in model.modules()] for model in (fresh, other)]
+    assert modes[0] == modes[1]
+
+
+@pytest.mark.parametrize('norm', ['GN', 'IN'])
+def test_a_teacher_without_bn_is_in_eval_mode(norm):
+    model = build(segmentor_config(norm), losses=[], **STILL)
+    assert model.loss(*make_batch())['loss_unsup'].isfinite()
+    assert not any(module.training for module in model.teacher.modules())
+
+
 def test_the_teacher_knows_the_statistics_of_weak_views():
     """Of clean images, which it predicts on; those of the student are of strong ones."""
     model = build(**{**STILL, 'strong_augments': [dict(type='BatchColorJitter', prob=1.)]},

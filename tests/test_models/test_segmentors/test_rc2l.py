@@ -169,7 +169,7 @@ def test_mixed_teacher_maps_fit_the_mixed_images():
     model.teacher.decode_head.forward_regions = fake
     views = []
     strong_view = model.strong_view
-    model.strong_view = lambda *args: views.append(strong_view(*args)) or views[-1]
+    model.strong_view = lambda batch: views.append(strong_view(batch)) or views[-1]
     model.loss(inputs, samples)
     (_, target), (strong, ) = seen[0], views
     cells = strong.origin[:, ::4, ::4]

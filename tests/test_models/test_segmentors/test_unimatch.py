@@ -96,7 +96,7 @@ def test_step_equals_the_algorithm_written_out(joint):
     weak, _ = model.pseudo_label(inputs['unsup'], samples['unsup'])
     views, decoded, projected, contrasted = [], [], [], []
     strong_view = model.strong_view
-    model.strong_view = lambda *args: views.append(strong_view(*args)) or views[-1]
+    model.strong_view = lambda batch: views.append(strong_view(batch)) or views[-1]
     model.student.decode_head.register_forward_pre_hook(
         lambda module, args: decoded.append(args[0][0]))
     model.student.projector.register_forward_pre_hook(
