@@ -199,11 +199,14 @@ def train(model, batches, before_step=lambda index: None):
     return logs
 
 
-def train_rank(rank, norm, world_size):
+def train_rank(rank, norm, world_size, burn_in):
     model = build(norm)
+    model.semi_train_cfg['burn_in'] = burn_in
+    hub = MessageHub.get_current_instance()
     start = digest(dict(model.student.named_parameters()))
     torch.manual_seed(100 + rank)  # every rank augments and samples in its own way
-    train(model, [raw_batch([world_size * index + rank]) for index in range(3)])
+    train(model, [raw_batch([world_size * index + rank]) for index in range(3)],
+          before_step=lambda index: hub.update_info('iter', index))
     networks = {'student weights': dict(model.student.named_parameters()),
                 'teacher weights': dict(model.teacher.named_parameters()),
                 'teacher statistics': dict(model.teacher.named_buffers()),
@@ -211,10 +214,12 @@ def train_rank(rank, norm, world_size):
     return start, {name: digest(network) for name, network in networks.items()}
 
 
-@pytest.mark.parametrize(('norm', 'world_size'), [('GN', 2), ('BN', 3)])
-def test_student_and_teacher_are_the_same_on_all_ranks(norm, world_size):
+@pytest.mark.parametrize(
+    ('norm', 'world_size', 'burn_in'), [('GN', 2, 0), ('BN', 3, 0), ('BN', 2, 2)])
+def test_student_and_teacher_are_the_same_on_all_ranks(norm, world_size, burn_in):
     """To the last bit, after three steps; also the statistics of a BN that is not synchronised."""
-    (start, first), *others = run_ranks(train_rank, norm, world_size, world_size=world_size)
+    (start, first), *others = run_ranks(train_rank, norm, world_size, burn_in,
+                                        world_size=world_size)
     assert len({start, first['student weights'], first['teacher weights']}) == 3
     assert all(rank == (start, first) for rank in others)
 

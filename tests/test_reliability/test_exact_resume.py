@@ -25,6 +25,10 @@ train_cfg = dict(max_iters=8, val_interval=4)
 default_hooks['checkpoint'].update(interval=3, max_keep_ckpts=1)
 find_unused_parameters = True
 """
+# The teacher begins to label, and to keep BN statistics of its own, in the fifth iteration.
+BURN_IN = """
+model['semi_train_cfg'] = dict(burn_in=4, class_frequencies='labeled', exact_frequencies=True)
+"""
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def method(semi_config):  # noqa: F811
     base, rest = semi_config.read_text().split('custom_imports', 1)
     rest = rest.replace('dataset=_base_.dataset', 'dataset=dataset')
     rest = rest.replace("type='SamplingHook'", "type='SamplingHook', interval=4")
-    semi_config.write_text(base + DATASET + 'custom_imports' + rest + SETTINGS)
+    semi_config.write_text(base + DATASET + 'custom_imports' + rest + SETTINGS + BURN_IN)
     return semi_config
 
 
