@@ -38,9 +38,10 @@ class PseudoLabelLoss(nn.Module):
     Args:
         strong_threshold (float): Confidence from which a pixel counts as confident, in [0, 1].
         average (str): What the weighted cross-entropy is averaged over. 'valid': all pixels with
-            a pseudo-label, as the equation reads (default). 'positive': only those whose loss is
-            > 0, as the authors' code does; pixels that the student already fits to the last bit
-            then leave the denominator, and the weight of the rest grows during training.
+            a pseudo-label, as the equation reads (default). 'positive': only those whose
+            cross-entropy is > 0, as the authors' code does; pixels that the student already fits to
+            the last bit then leave the denominator, and the weight of the rest grows during
+            training.
         loss_weight (float): Factor of the loss, >= 0.
         ignore_index (int): Label of pixels that take no part.
         loss_name (str): Name in the log; must contain "loss" to be optimised.
@@ -110,7 +111,7 @@ class PseudoLabelLoss(nn.Module):
             weighted = share[:, None, None] * loss
         else:
             weighted = (confidence >= self.strong_threshold) * loss
-        counted = valid if self.average == 'valid' else weighted > 0
+        counted = valid if self.average == 'valid' else loss > 0
         if self.class_weight is not None:
             counted = counted * self.class_weight[labels.where(valid, 0)]
         return self.loss_weight * (weighted * counted).sum() / global_avg_factor(counted.sum())

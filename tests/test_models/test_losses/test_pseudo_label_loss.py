@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmseg_reco.models import PseudoLabelLoss
 
@@ -23,8 +24,9 @@ def loop_loss(logits, labels, confidence, threshold, average, weight_by='image',
             normaliser = math.log(sum(math.exp(score) for score in scores))
             weight = share if weight_by == 'image' else float(image_confidence[y, x]) >= threshold
             label = int(image_labels[y, x])
-            terms.append(weight * class_weight[label] * (normaliser - scores[label]))
-            weights.append(class_weight[label] if average == 'valid' or terms[-1] > 0 else 0)
+            entropy = normaliser - scores[label]
+            terms.append(weight * class_weight[label] * entropy)
+            weights.append(class_weight[label] if average == 'valid' or entropy > 0 else 0)
     return sum(terms) / (sum(weights) or 1)
 
 
@@ -52,6 +54,19 @@ def test_equals_the_loop(average, weight_by, class_weight):
         0.6, average, weight_by=weight_by, class_weight=class_weight)(logits, labels, confidence)
     expected = loop_loss(logits, labels, confidence, 0.6, average, weight_by, class_weight)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_published_average_counts_images_without_a_confident_pixel():
+    """As masked_select(share * loss, loss > 0) does, in the authors' code."""
+    logits, labels, confidence = make_batch()
+    confidence[1] = 0
+    loss = F.cross_entropy(logits, labels, ignore_index=255, reduction='none')
+    share = torch.stack([(image[label != 255] >= 0.6).double().mean()
+                         for image, label in zip(confidence[:2], labels[:2], strict=True)])
+    expected = (share[:, None, None] * loss[:2])[loss[:2] > 0].mean()
+    assert share[1] == 0 and (loss[1] > 0).any()
+    torch.testing.assert_close(
+        PseudoLabelLoss(0.6, 'positive')(logits, labels, confidence).double(), expected)
 
 
 def test_averages_differ_where_a_pixel_is_fitted():
