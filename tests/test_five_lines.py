@@ -66,6 +66,7 @@ EXAMPLES = dict(
     my_reco=(('ce', ), [2], [4]),
     lakes_reco=(('ce', ), [2], [4]),
     more_images=(('ce', ), [6], [5]),
+    points_reco=(('ce', ), [6], [6]),
     three_towns=(('ce', ), [2, 2, 2], [4, 4, 4]),
     three_pools=(('ce', ), [2], [4, 7, 5]),
     harbour_reco=(('ce', ), [2, 2, 2], [4, 4, 4]),
@@ -105,6 +106,12 @@ def place(tmp_path, monkeypatch):
     for folder in folders:
         draw(tmp_path / folder, names)
         write_lists(tmp_path / folder, names)
+    for name in names[:6]:
+        mask = cv2.imread(str(tmp_path / f'my_data/masks/{name}.png'), cv2.IMREAD_UNCHANGED)
+        points = np.full_like(mask, 255)
+        points[::6, ::6] = mask[::6, ::6]
+        (tmp_path / 'my_data/points').mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f'my_data/points/{name}.png'), points)
     draw(tmp_path / 'harbour', names, num_classes=4)
     write_lists(tmp_path / 'harbour', names)
     draw(tmp_path / 'drone', ['1/a', '1/b', '2/a', '2/b', 'c'], images='', masks=None,
@@ -208,7 +215,7 @@ def test_example_trains(name, place, request):
     for leaf, data in leaves.items():
         sample = data[0]['data_samples']['unsup' if '.unlabeled' in leaf else 'sup']
         given = sample.gt_sem_seg.data.unique().tolist()
-        assert (given == [255]) == ('.unlabeled' in leaf)
+        assert (given == [255]) == ('.unlabeled' in leaf and name != 'points_reco')
         assert set(given) <= {0, 1, 2, 255}
 
 
