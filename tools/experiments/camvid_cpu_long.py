@@ -13,7 +13,7 @@ PROTOCOL = replace(
     SHORT,
     name='camvid-cpu-long',
     title='CamVid, DeepLabV3+ MobileNetV2, two CPU cores, 4,000 iterations',
-    settings={'semi-20': replace(SHORT.settings['semi-20'], semi=EXACT)},
+    settings={name: replace(SHORT.settings[name], semi=EXACT) for name in ('semi-20', 'p0')},
     rows={name: SHORT.rows[name] for name in ROWS},
     iterations=4000,
     ablation=None)
