@@ -229,13 +229,18 @@ def test_per_pixel_configs_are_those_of_reco_with_region_losses(name: str) -> No
     check_config(cfg)
     reco = load(facts.root)
     rc2l = facts.extra == 'rc2l'
-    places = ['model.type', 'model.losses', 'custom_hooks', *['model.loss_unsup'] * rc2l]
+    places = ['model.type', 'model.losses', 'custom_hooks', *[
+        f'model.{key}' for key in ('loss_unsup', 'rescale_crop', 'strong_augments')] * rc2l]
     assert 'loss_unsup' not in cfg.model or not rc2l
     assert without(cfg, *places) == without(reco, *places)
     assert cfg.custom_hooks == [hook for hook in reco.custom_hooks
                                 if not (rc2l and hook['type'] == 'ClassRelationHook')]
     model = build(cfg)
     assert type(model) is (RC2L if rc2l else MeanTeacherReCo)
+    # a default of the method is not seen in its config
+    views, expected = ([(type(step), vars(step)) for step in (
+        net.rescale_crop, net.mix, *net.strong_augments)] for net in (model, build(reco)))
+    assert views == expected
     assert model.semi_train_cfg['region_source'] == 'semantic'
     assert [loss.loss_name for loss in model.losses] == [f'loss_{term}' for term in facts.terms]
     if not rc2l:

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-# ReCo, and RC2L's region features and semantic masks beside it, at its weight.
+# ReCo, and RC2L's (reconstructed) region features and semantic masks beside it, at its weight.
 _base_ = '../reco/deeplabv3plus_m-v2_camvid_semi-20.py'
 model = dict(
     losses=[

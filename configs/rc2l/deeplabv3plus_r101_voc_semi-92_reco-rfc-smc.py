@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-# ReCo, and RC2L's region features and semantic masks beside it.
+# ReCo, and RC2L's (reconstructed) region features and semantic masks beside it.
 _base_ = '../reco/deeplabv3plus_r101_voc_semi-92.py'
 model = dict(
     losses=[

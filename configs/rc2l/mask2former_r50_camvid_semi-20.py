@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-# RC2L, Mask2Former R50, CamVid: 20 labelled images, 347 unlabelled ones.
+# RC2L (a reconstruction), Mask2Former R50, CamVid: 20 labelled images, 347 unlabelled ones.
 _base_ = [
     '../_base_/models/mask2former_r50-d32.py',
     '../_base_/datasets/camvid_semi.py',

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
-# RC2L, MaskFormer MobileNetV2, CamVid at half resolution, for two CPU cores: 20 labelled images,
-# 347 unlabelled ones.
+# RC2L (a reconstruction), MaskFormer MobileNetV2, CamVid at half resolution, for two CPU cores: 20
+# labelled images, 347 unlabelled ones.
 _base_ = [
     '../_base_/models/maskformer_m-v2-d32_rc2l.py',
     '../_base_/datasets/camvid_half_semi.py',

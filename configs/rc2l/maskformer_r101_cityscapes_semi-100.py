@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
-# RC2L, MaskFormer R101, Cityscapes: 100 labelled images (1/30 of 2,975), 2,875 unlabelled ones.
+# RC2L (a reconstruction), MaskFormer R101, Cityscapes: 100 labelled images (1/30 of 2,975), 2,875
+# unlabelled ones.
 _base_ = [
     '../_base_/models/maskformer_r101-d32_rc2l.py',
     '../_base_/datasets/cityscapes_full_semi.py',

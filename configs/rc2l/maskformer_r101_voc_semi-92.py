@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
-# RC2L, MaskFormer R101, PASCAL VOC: 92 labelled images (1/16 of VOC's own 1,464), 10,490
-# unlabelled ones.
+# RC2L (a reconstruction), MaskFormer R101, PASCAL VOC: 92 labelled images (1/16 of VOC's own
+# 1,464), 10,490 unlabelled ones.
 _base_ = [
     '../_base_/models/maskformer_r101-d32_rc2l.py',
     '../_base_/datasets/voc_512_semi.py',

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-"""The teacher's regions, in the geometry of the student's view."""
+"""The teacher's regions, in the geometry of the student's view: RC²L's, as reconstructed here."""
 import torch
 from torch import Tensor
 

@@ -53,6 +53,8 @@ def matching_cost(class_logits: Tensor,
 class HungarianMatcher:
     """Matches the teacher's regions with the student's queries, one to one, at least cost.
 
+    That RC²L matches them so is this project's reconstruction.
+
     SciPy solves it on the host; costs of the whole batch travel there in one copy, the only wait
     for the device in a step of RC²L besides the heads' own matching.
 

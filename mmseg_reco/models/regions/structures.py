@@ -15,7 +15,8 @@ class RegionPrediction(NamedTuple):
         masks (Tensor): Soft masks in [0, 1]. Shape (B, N, h, w).
         features (Tensor): Map that region features are pooled from. Shape (B, C, h, w).
         semantic (Tensor): Score of each class at each pixel, in [0, 1] (sum over queries of class
-            probability times mask; the probabilities of a per-pixel head). Shape (B, K, h, w).
+            probability times mask, divided by the sum of all where that is above 1; the
+            probabilities of a per-pixel head). Shape (B, K, h, w).
         class_logits (Tensor, optional): Of each query, the last being "no object"; None for a
             per-pixel head. Shape (B, N, K + 1).
     """
