@@ -214,6 +214,8 @@ def test_digest_counts_what_matters_only(experiments, monkeypatch):
     assert len({digest(), *others}) == 7
     # a default of the model counts as if it were written; one that is off may be new
     assert digest() == digest({'model.semi_train_cfg': dict(joint_forward=True, burn_in=0)})
+    # 0 is a threshold, and no threshold is none
+    assert digest({'model.semi_train_cfg': dict(self_label_threshold=0)}) != expected
     defaults = MODELS.get('MeanTeacherReCo').train_defaults
     with monkeypatch.context() as patch:
         patch.setitem(defaults, 'new', False)

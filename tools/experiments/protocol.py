@@ -254,7 +254,8 @@ def digest(cfg: Config, *more: Any) -> str:
         defaults = MODELS.get(model['type']).train_defaults
         settings = {**defaults, **(model.get('semi_train_cfg') or {})}
         content['model'] = dict(model, semi_train_cfg={
-            key: value for key, value in settings.items() if value})
+            key: value for key, value in settings.items()
+            if value is not None and value is not False})
     content['custom_hooks'] = [hook for hook in content.get('custom_hooks', [])
                                if hook['type'] not in _NEUTRAL or hook.get('schedules')]
     for loader in ('train_dataloader', 'val_dataloader'):
