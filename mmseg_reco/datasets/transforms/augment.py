@@ -30,7 +30,8 @@ class RandomRescaleCrop(BaseTransform):
 
     The ratio applies to the image's own size and is drawn uniformly. The image is scaled
     bilinearly and padded, right and bottom, by reflection; label maps (all of
-    ``results['seg_fields']``) are scaled by nearest neighbour and padded with ``ignore_index``.
+    ``results['seg_fields']``) are scaled by nearest neighbour, from pixel centre to pixel centre,
+    and padded with ``ignore_index``.
     With ``ratio_range=(1, 1)`` this is the view of unlabelled images: a crop at scale 1.
 
     Required keys: ``img``, ``seg_fields`` and the maps it names.
@@ -73,15 +74,16 @@ class RandomRescaleCrop(BaseTransform):
         top, left = (int(share * (max(have - want, 0) + 1)) for share, have, want in
                      zip((share_y, share_x), scaled, self.crop_size, strict=True))
 
-        def view(array: np.ndarray, interpolation: str, **padding) -> np.ndarray:
+        def view(array: np.ndarray, interpolation: int, **padding) -> np.ndarray:
             if scaled != (height, width):
-                array = mmcv.imresize(array, scaled[::-1], interpolation=interpolation)
+                array = cv2.resize(array, scaled[::-1], interpolation=interpolation)
             array = mmcv.impad(array, shape=self.crop_size, **padding)
             return array[top:top + self.crop_size[0], left:left + self.crop_size[1]].copy()
 
-        results['img'] = view(results['img'], 'bilinear', padding_mode='reflect')
+        results['img'] = view(results['img'], cv2.INTER_LINEAR, padding_mode='reflect')
         for key in results.get('seg_fields', []):
-            results[key] = view(results[key], 'nearest', pad_val=self.ignore_index)
+            # cv2.INTER_NEAREST would shift labels against the image, by up to half a pixel
+            results[key] = view(results[key], cv2.INTER_NEAREST_EXACT, pad_val=self.ignore_index)
         results['img_shape'] = results['pad_shape'] = self.crop_size
         results['scale_factor'] = (scaled[1] / width, scaled[0] / height)
         return results

@@ -76,6 +76,14 @@ class TestRandomRescaleCrop:
             assert wrong[seen].reshape(-1).sum() <= 2 * 32
             assert set(np.unique(out['gt_seg_map'])) <= {1, 2, 255}
 
+    @pytest.mark.parametrize('ratio', [0.5, 0.77, 1.23, 1.5])
+    def test_labels_are_scaled_from_centre_to_centre(self, ratio):
+        label = np.random.default_rng(0).integers(0, 11, (40, 60), np.uint8)
+        out = RandomRescaleCrop((int(40 * ratio), int(60 * ratio)), (ratio, ratio))(
+            results_of(random_image(40, 60), gt_seg_map=label))
+        oracle = Image.fromarray(label).resize((int(60 * ratio), int(40 * ratio)), Image.NEAREST)
+        np.testing.assert_array_equal(out['gt_seg_map'], np.asarray(oracle))
+
     def test_ratios_are_uniform(self):
         ratios = [
             RandomRescaleCrop(8, (0.5, 1.5))(results_of(np.zeros((200, 200, 3), np.uint8)))
