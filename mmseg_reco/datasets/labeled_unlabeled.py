@@ -90,17 +90,18 @@ class LabeledUnlabeledDataset(ConcatDataset):
 
         def labeled_part(config: dict) -> dict:
             config.update(labeled_changes)
-            config['pipeline'] = to_branch(config['pipeline'], 'sup')
+            config['pipeline'] = to_branch(config['pipeline'], 'sup',
+                                           config.get('ignore_index', 255))
             config['pipeline'] = checked_pipeline(config)
             return config
 
         def unlabeled_part(config: dict, changes: dict) -> dict:
             config.update(changes)
             config['pipeline'] = unlabeled_pipeline or weak_pipeline(config['pipeline'])
-            pipeline = checked_pipeline(config)
+            pipeline, ignore_index = checked_pipeline(config), config.get('ignore_index', 255)
             if hide_labels:
-                pipeline = hide_labels_in(pipeline)
-            config['pipeline'] = to_branch(pipeline, 'unsup')
+                pipeline = hide_labels_in(pipeline, ignore_index)
+            config['pipeline'] = to_branch(pipeline, 'unsup', ignore_index)
             return config
 
         with explain_dataset_errors():

@@ -38,7 +38,9 @@ class PartialLabelDataset(ConcatDataset):
                  seed: int = 0,
                  lazy_init: bool = False) -> None:
         def sparse(config: dict) -> dict:
-            return {**config, 'pipeline': sparsify_pipeline(checked_pipeline(config), level, seed)}
+            pipeline = sparsify_pipeline(
+                checked_pipeline(config), level, seed, config.get('ignore_index', 255))
+            return {**config, 'pipeline': pipeline}
 
         with explain_dataset_errors():
             super().__init__([build_datasets(dataset, sparse)], lazy_init=lazy_init)
@@ -54,7 +56,8 @@ class PartialLabelMixin:
                  pipeline: Sequence = (),
                  **kwargs) -> None:
         pipeline = checked_pipeline(dict(kwargs, type=type(self), pipeline=pipeline))
-        super().__init__(*args, pipeline=sparsify_pipeline(pipeline, level, seed), **kwargs)
+        pipeline = sparsify_pipeline(pipeline, level, seed, kwargs.get('ignore_index', 255))
+        super().__init__(*args, pipeline=pipeline, **kwargs)
 
 
 @DATASETS.register_module()

@@ -108,17 +108,19 @@ def checked_pipeline(config: dict) -> list:
     return pipeline
 
 
-def sparsify_pipeline(pipeline: Sequence, level: str | None, seed: int) -> list:
+def sparsify_pipeline(pipeline: Sequence, level: str | None, seed: int,
+                      ignore_index: int = 255) -> list:
     """Insert ``SparsifyLabels`` behind the annotation loader.
 
     A fixed ``Resize`` that follows the loader stays before it: scaled down by nearest neighbour,
     most of the single pixels of p0 would be lost. The paper, too, sparsifies masks of training
-    size.
+    size. Both halves of a training have the same fixed resizes, and so the same pixels.
 
     Args:
         pipeline (Sequence): Training pipeline.
         level (str, optional): Level of partial labels; None leaves the labels complete.
         seed (int): Seed of the partial labels.
+        ignore_index (int): Label of pixels without a class.
 
     Returns:
         list: The pipeline.
@@ -137,7 +139,8 @@ def sparsify_pipeline(pipeline: Sequence, level: str | None, seed: int) -> list:
     position += 1
     while position < len(pipeline) and type_name(pipeline[position]) == 'Resize':
         position += 1
-    pipeline.insert(position, dict(type='SparsifyLabels', level=level, seed=seed))
+    pipeline.insert(position, dict(
+        type='SparsifyLabels', level=level, seed=seed, ignore_index=ignore_index))
     return pipeline
 
 
@@ -145,7 +148,7 @@ def weak_pipeline(pipeline: Sequence) -> list:
     """The view of unlabelled images: "only a crop at scale 1, no flip" (ReCo, published code).
 
     Loaders, fixed resizes, crops, padding and transforms unknown here stay. Random rescaling
-    becomes its nominal scale, crops stop looking at labels, and ``RANDOM_TRANSFORMS`` go.
+    keeps to its nominal scale, crops stop looking at labels, and ``RANDOM_TRANSFORMS`` go.
 
     Args:
         pipeline (Sequence): Training pipeline of labelled images, as configs.
@@ -178,45 +181,42 @@ def weak_pipeline(pipeline: Sequence) -> list:
 
 def _nominal_resize(transform: dict) -> dict:
     """``RandomResize`` at ratio 1, or half-way between its two scales."""
-    transform = dict(transform, type=transform.get('resize_type', 'Resize'))
-    transform.pop('resize_type', None)
-    if transform.pop('ratio_range', None) is None:
+    if transform.get('ratio_range') is None:
         low, high = transform['scale']
         transform['scale'] = tuple((a + b) // 2 for a, b in zip(low, high, strict=True))
-    return transform
+    return dict(transform, ratio_range=(1.0, 1.0))
 
 
 def _nominal_choice(transform: dict) -> dict:
     """``RandomChoiceResize`` at the scale nearest to the geometric middle of its scales."""
-    transform = dict(transform, type=transform.get('resize_type', 'Resize'))
-    transform.pop('resize_type', None)
-    scales = transform.pop('scales')
+    scales = transform['scales']
     scales = scales if isinstance(scales, list) else [scales]
     sizes = [math.prod(scale) ** 0.5 if isinstance(scale, Sequence) else scale for scale in scales]
     middle = math.sqrt(min(sizes) * max(sizes))
-    transform['scale'] = min(zip(sizes, scales, strict=True),
-                             key=lambda pair: abs(pair[0] - middle))[1]
-    return transform
+    return dict(transform, scales=[min(zip(sizes, scales, strict=True),
+                                       key=lambda pair: abs(pair[0] - middle))[1]])
 
 
-def hide_labels(pipeline: Sequence) -> list:
+def hide_labels(pipeline: Sequence, ignore_index: int = 255) -> list:
     """Replace the annotation loader by ``HideLabels`` around it; without one, add ``HideLabels``
     before the packing."""
+    hide = dict(type='HideLabels', ignore_index=ignore_index)
     pipeline = list(pipeline)
     position = find_annotation_loader(pipeline)
     if position is None:
-        pipeline.insert(len(pipeline) - 1, dict(type='HideLabels'))
+        pipeline.insert(len(pipeline) - 1, hide)
     else:
-        pipeline[position] = dict(type='HideLabels', loader=pipeline[position])
+        pipeline[position] = dict(hide, loader=pipeline[position])
     return pipeline
 
 
-def to_branch(pipeline: Sequence, branch: str) -> list:
+def to_branch(pipeline: Sequence, branch: str, ignore_index: int = 255) -> list:
     """Replace the final ``PackSegInputs`` by ``MultiBranch`` with that packing on one branch.
 
     Args:
         pipeline (Sequence): Pipeline that ends in ``PackSegInputs``.
         branch (str): 'sup' or 'unsup'.
+        ignore_index (int): Label of pixels without a class.
 
     Returns:
         list: The pipeline.
@@ -228,5 +228,5 @@ def to_branch(pipeline: Sequence, branch: str) -> list:
     if type_name(packing) not in ('PackSegInputs', 'PackSemiSegInputs'):
         raise ValueError(f'A training pipeline must end in PackSegInputs, but this one ends in '
                          f'{type_name(packing)}.')
-    packing = dict(packing, type='PackSemiSegInputs')
+    packing = dict(packing, type='PackSemiSegInputs', ignore_index=ignore_index)
     return [*head, dict(type='MultiBranch', branch_field=['sup', 'unsup'], **{branch: [packing]})]

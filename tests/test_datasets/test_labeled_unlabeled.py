@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+import torch
 from mmengine.dataset import pseudo_collate
 from mmseg.datasets import PascalVOCDataset
 from mmseg.registry import DATASETS
@@ -137,6 +138,36 @@ def test_case_two_gives_the_same_pixels_to_both_halves(voc):
         if sup.flip:
             labels = labels.flip(-1)
         assert (labels == given).all()
+
+
+@pytest.mark.parametrize('resize', [
+    dict(type='RandomResize', scale=(128, 96), ratio_range=(1, 1), keep_ratio=True),
+    dict(type='RandomChoiceResize', scales=[(128, 96)], keep_ratio=True),
+    dict(type='Resize', scale=(128, 96))])
+def test_case_two_chooses_the_pixels_of_both_halves_at_one_size(voc, resize):
+    config = dict(voc, type='PartialVOCDataset', level='p0', pipeline=[
+        *STOCK_PIPELINE[:2], resize, STOCK_PIPELINE[-1]])
+    data = build(config)
+    for index in range(len(NAMES)):
+        labels, given = (part[index]['data_samples'][branch].gt_sem_seg.data for part, branch in
+                         zip(data.datasets, ('sup', 'unsup'), strict=True))
+        assert given.shape == (1, 96, 128) and torch.equal(labels, given)
+
+
+def test_a_data_set_with_another_void_label_has_it_everywhere(voc):
+    """Class 11 is void here; images are padded, too."""
+    pipeline = [*STOCK_PIPELINE[:2], dict(type='Pad', size=(50, 70), pad_val=dict(seg=11)),
+                STOCK_PIPELINE[-1]]
+    voc.update(ignore_index=11, pipeline=pipeline)
+    hidden = build(voc, labeled='labeled.txt', unlabeled='unlabeled.txt').datasets[1]
+    partial = build(dict(type='PartialLabelDataset', level='p0', dataset=voc))
+    for index in range(4):
+        assert (hidden[index]['data_samples']['unsup'].gt_sem_seg.data == 11).all()
+        for part, branch in zip(partial.datasets, ('sup', 'unsup'), strict=True):
+            sample = part[index]['data_samples'][branch]
+            given, truth = sample.gt_sem_seg.data, sample.hidden_sem_seg.data
+            assert (given != 11).sum() == len(truth.unique()) - 1  # one pixel of each class
+            assert (truth[:, 48:] == 11).all()
 
 
 def test_case_two_lists_can_be_restricted(voc):

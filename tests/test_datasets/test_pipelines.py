@@ -25,8 +25,10 @@ class TestWeakPipeline:
     def test_stock(self):
         weak = weak_pipeline(STOCK_PIPELINE)
         assert names_of(weak) == [
-            'LoadImageFromFile', 'LoadAnnotations', 'Resize', 'RandomCrop', 'Pad', 'PackSegInputs']
-        assert weak[2] == dict(type='Resize', scale=(64, 48), keep_ratio=True)
+            'LoadImageFromFile', 'LoadAnnotations', 'RandomResize', 'RandomCrop', 'Pad',
+            'PackSegInputs']
+        assert weak[2] == dict(
+            type='RandomResize', scale=(64, 48), ratio_range=(1, 1), keep_ratio=True)
         assert weak[3]['cat_max_ratio'] == 1
         assert STOCK_PIPELINE[3]['cat_max_ratio'] == 0.75
 
@@ -42,14 +44,14 @@ class TestWeakPipeline:
 
     def test_choice_of_sizes(self):
         """Mask2Former's pipelines: 0.5 to 2 times 512 in steps; 512 is the nominal size."""
-        weak = weak_pipeline([dict(
+        resize = dict(
             type='RandomChoiceResize', scales=[int(512 * x * 0.1) for x in range(5, 21)],
-            resize_type='ResizeShortestEdge', max_size=2048)])
-        assert weak == [dict(type='ResizeShortestEdge', scale=512, max_size=2048)]
+            resize_type='ResizeShortestEdge', max_size=2048)
+        assert weak_pipeline([resize]) == [dict(resize, scales=[512])]
 
     def test_two_scales(self):
         weak = weak_pipeline([dict(type='RandomResize', scale=[(100, 50), (300, 150)])])
-        assert weak == [dict(type='Resize', scale=(200, 100))]
+        assert weak == [dict(type='RandomResize', scale=(200, 100), ratio_range=(1, 1))]
 
     @pytest.mark.parametrize('name', CHOICES)
     def test_refuses_a_choice_of_pipelines(self, name):
@@ -76,7 +78,7 @@ class TestSparsifyPipeline:
         assert names_of(sparse) == [
             'LoadImageFromFile', 'LoadAnnotations', 'Resize', 'SparsifyLabels', 'RandomFlip',
             'PackSegInputs']
-        assert sparse[3] == dict(type='SparsifyLabels', level='p0', seed=7)
+        assert sparse[3] == dict(type='SparsifyLabels', level='p0', seed=7, ignore_index=255)
         assert names_of(sparsify_pipeline(STOCK_PIPELINE, 'p0', 0))[:3] == [
             'LoadImageFromFile', 'LoadAnnotations', 'SparsifyLabels']
 
@@ -92,7 +94,7 @@ class TestSparsifyPipeline:
 
 def test_hide_labels():
     assert hide_labels(STOCK_PIPELINE)[1] == dict(
-        type='HideLabels', loader=dict(type='LoadAnnotations'))
+        type='HideLabels', loader=dict(type='LoadAnnotations'), ignore_index=255)
     without = [STOCK_PIPELINE[0], STOCK_PIPELINE[-1]]
     assert names_of(hide_labels(without)) == ['LoadImageFromFile', 'HideLabels', 'PackSegInputs']
 
@@ -100,7 +102,7 @@ def test_hide_labels():
 def test_to_branch():
     *head, last = to_branch(STOCK_PIPELINE, 'unsup')
     assert head == STOCK_PIPELINE[:-1]
-    packing = dict(STOCK_PIPELINE[-1], type='PackSemiSegInputs')
+    packing = dict(STOCK_PIPELINE[-1], type='PackSemiSegInputs', ignore_index=255)
     assert last == dict(type='MultiBranch', branch_field=['sup', 'unsup'], unsup=[packing])
     with pytest.raises(ValueError, match='PackSegInputs'):
         to_branch(STOCK_PIPELINE[:-1], 'sup')

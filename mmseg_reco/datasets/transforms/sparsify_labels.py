@@ -13,11 +13,11 @@ from ..partial_labels import image_rng, parse_level, sparsify
 class SparsifyLabels(BaseTransform):
     """Turn complete annotations into partial labels on the fly.
 
-    Place it right after ``LoadAnnotations``, before anything that moves pixels. The result
-    depends on (level, seed, stem of the mask file) only. It works on training labels, after
-    ``reduce_zero_label`` and ``label_map``, and equals what
+    Place it right after ``LoadAnnotations``, before anything that moves pixels at random. The
+    result depends on the mask and (level, seed, stem of its file) only. It works on training
+    labels, after ``reduce_zero_label`` and ``label_map``, and equals what
     ``tools/dataset_converters/partial_labels.py`` writes, if these leave the classes of the mask
-    in their order.
+    in their order and no ``Resize`` comes before it.
 
     Required keys: ``gt_seg_map``, ``seg_map_path``, ``seg_fields``.
 
