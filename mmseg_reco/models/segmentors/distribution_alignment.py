@@ -76,7 +76,8 @@ class DistributionAlignment(nn.Module):
         # In integers: a float32 count stays at 2^24.
         counts = labels.new_zeros(classes + 1).index_add_(
             0, labels.where(known, classes).flatten(), known.flatten().to(labels.dtype))
-        self._average_in(self.target, counts[:classes].to(self.target.dtype), self._step(0, 0.))
+        counts = summed_over_ranks(counts[:classes].to(self.target.dtype))
+        self._average_in(self.target, counts, self._step(0, counts, 0.))
 
     @torch.no_grad()
     def observe(self, probs: Tensor) -> None:
@@ -85,10 +86,11 @@ class DistributionAlignment(nn.Module):
         Args:
             probs (Tensor): Probabilities, float32. Shape (B, C, h, w).
         """
-        step = self._step(1, self.momentum)
-        self._average_in(self.found, probs.sum((0, 2, 3)), step)
+        counts = summed_over_ranks(probs.sum((0, 2, 3)))
+        step = self._step(1, counts, self.momentum)
+        self._average_in(self.found, counts, step)
         if self.exact:
-            self._average_in(self.aligned, self(probs).sum((0, 2, 3)), step)
+            self._average_in(self.aligned, summed_over_ranks(self(probs).sum((0, 2, 3))), step)
             missing = self._log_ratio(self.aligned).clamp(-1, 1)
             self.correction += self.momentum * (missing - missing.mean())
             self.correction.clamp_(-_LIMIT, _LIMIT)
@@ -114,14 +116,13 @@ class DistributionAlignment(nn.Module):
         ratio = ((self.target + _EPS) / (found + _EPS)).log()
         return torch.where(self.target.any() & found.any(), ratio, 0.)
 
-    def _step(self, which: int, momentum: float) -> Tensor:
+    def _step(self, which: int, counts: Tensor, momentum: float) -> Tensor:
         """Share of one more batch of labels (0) or predictions (1) in the mean over them."""
-        self.batches[which] += 1
-        return (1 / self.batches[which]).clamp_min(momentum)
+        self.batches[which] += counts.any()
+        return (1 / self.batches[which].clamp_min(1)).clamp_min(momentum)
 
     @staticmethod
     def _average_in(mean: Tensor, counts: Tensor, step: Tensor) -> None:
         """Move mean shares by the step to those of a batch, where it has any."""
-        counts = summed_over_ranks(counts)
         total = counts.sum()
         mean += (total > 0) * step * (counts / total.clamp_min(1) - mean)

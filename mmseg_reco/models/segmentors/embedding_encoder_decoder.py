@@ -209,7 +209,12 @@ class EmbeddingMixin:
 
     def probabilities(self, dense: DenseOutput) -> Tensor:
         """Probability of every class, float32. Shape (B, K, h, w)."""
-        return self.class_logits(dense).float().softmax(1)
+        return self.to_probabilities(self.class_logits(dense))
+
+    @staticmethod
+    def to_probabilities(class_logits: Tensor) -> Tensor:
+        """Probabilities (B, K, h, w), float32, of :meth:`class_logits`, resized or not."""
+        return class_logits.float().softmax(1)
 
     def regions(self, dense: DenseOutput) -> RegionPrediction:
         """One soft mask for each class, at the representations' resolution."""

@@ -10,7 +10,7 @@ from mmseg_reco.utils import check_not_negative, check_probability
 
 from ..preprocess import PseudoBatch
 from .dense import DenseOutput, check_names, stack_labels
-from .semi_base import SemiBaseSegmentor
+from .semi_base import SemiBaseSegmentor, fill_padding
 
 
 @MODELS.register_module()
@@ -90,7 +90,7 @@ class MeanTeacherReCo(SemiBaseSegmentor):
                 self.semi_train_cfg['feature_weight'] * self.pseudo_label_loss(perturbed, weak))
         # After that of perturbed features, so that the diagnostics logged are of this one.
         unsupervised[name] = self.pseudo_label_loss(unlabeled, strong)
-        labels = self.complete(stack_labels(data_samples['sup']), labeled)
+        labels = self.complete(data_samples['sup'], labeled)
         unsupervised.update(self.representation_losses(student, labels, teacher, weak, strong))
         # Last, since a stock head's accuracy waits for a GPU, which has the above to do meanwhile.
         return self.given_losses(student, data_samples, strong), unsupervised
@@ -101,12 +101,21 @@ class MeanTeacherReCo(SemiBaseSegmentor):
         return self.loss_unsup(logits, batch.labels, batch.confidence)
 
     @torch.no_grad()
-    def complete(self, labels: Tensor, labeled: DenseOutput) -> Tensor:
-        """Fill gaps of partial labels with the student's own confident predictions (Case II)."""
-        threshold = self.semi_train_cfg['self_label_threshold']
+    def complete(self, data_samples: SampleList, labeled: DenseOutput) -> Tensor:
+        """Given labels, whose gaps the student's own confident predictions fill (Case II).
+
+        Args:
+            data_samples (list[SegDataSample]): Labelled images.
+            labeled (DenseOutput): The student's forward pass of them.
+
+        Returns:
+            Tensor: Labels, ignored where it is not sure and in padding. Shape (B, H, W), int64.
+        """
+        labels, threshold = stack_labels(data_samples), self.semi_train_cfg['self_label_threshold']
         if threshold is None:
             return labels
         logits = self.resize(self.student.class_logits(labeled), labels)
-        confidence, own = logits.float().softmax(1).max(1)
+        confidence, own = self.student.to_probabilities(logits).max(1)
         own.masked_fill_(confidence < threshold, self.ignore_index)
+        own = fill_padding(own, self.ignore_index, labels.shape[-2:], data_samples)
         return torch.where(labels != self.ignore_index, labels, own)

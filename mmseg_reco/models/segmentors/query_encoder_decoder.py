@@ -70,7 +70,7 @@ class QueryEncoderDecoder(EncoderDecoder):
         return self.forward_dense(inputs)
 
     def probabilities(self, dense: DenseOutput) -> Tensor:
-        """Score of every class as the head predicts, float32. Shape (B, K, h, w).
+        """Score of every class, from the masks at their own size, float32. Shape (B, K, h, w).
 
         Where overlapping queries make the scores of a pixel add up to more than 1, they are divided
         by their sum; where no query claims a pixel they stay small, and so does the confidence.
@@ -83,6 +83,11 @@ class QueryEncoderDecoder(EncoderDecoder):
     def class_logits(self, dense: DenseOutput) -> Tensor:
         """Logarithm of :meth:`probabilities`, for losses that take logits."""
         return self.probabilities(dense).clamp_min(1e-6).log()
+
+    @staticmethod
+    def to_probabilities(class_logits: Tensor) -> Tensor:
+        """Probabilities of :meth:`class_logits`, resized or not; they may add up to less than 1."""
+        return class_logits.exp()
 
     def regions(self, dense: DenseOutput) -> RegionPrediction:
         """One soft mask for each query, of the last decoder layer."""

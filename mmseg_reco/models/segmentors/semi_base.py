@@ -396,7 +396,7 @@ class SemiBaseSegmentor(BaseSegmentor):
         probs = self.teacher.probabilities(teacher)
         if self.align is not None:
             if self.training:
-                self.align.observe(without_padding(probs, images, data_samples))
+                self.align.observe(fill_padding(probs, 0, images.shape[-2:], data_samples))
             probs = self.align(probs)
         return self.resize(probs, images), teacher
 
@@ -422,12 +422,9 @@ class SemiBaseSegmentor(BaseSegmentor):
         given = stack_labels(data_samples)
         labels = torch.where(given != self.ignore_index, given, labels)
         confidence = torch.where(given != self.ignore_index, 1., confidence)
-        for sample, label, certainty in zip(data_samples, labels, confidence, strict=True):
-            height, width = sample.img_shape[:2]
-            label[height:] = self.ignore_index
-            label[:, width:] = self.ignore_index
-            certainty[height:] = 0
-            certainty[:, width:] = 0
+        size = images.shape[-2:]
+        labels = fill_padding(labels, self.ignore_index, size, data_samples)
+        confidence = fill_padding(confidence, 0, size, data_samples)
         batch = PseudoBatch(images, labels, confidence)
         if self.region_losses or self.semi_train_cfg['supervise_both_halves']:
             batch = batch.track_origin()
@@ -597,26 +594,27 @@ class SemiBaseSegmentor(BaseSegmentor):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def without_padding(maps: Tensor, images: Tensor, data_samples: SampleList) -> Tensor:
-    """Maps with zeros where the images are padding.
+def fill_padding(maps: Tensor, value: float, size: tuple[int, int],
+                 data_samples: SampleList) -> Tensor:
+    """Maps with a value of their own where the images are padding.
 
     Args:
-        maps (Tensor): Shape (B, C, h, w).
-        images (Tensor): Shape (B, 3, H, W).
+        maps (Tensor): Shape (B, ..., h, w).
+        value (float): What padding gets.
+        size (tuple[int, int]): Height and width of the batch of images, padding included.
         data_samples (list[SegDataSample]): With the images' own sizes, ``img_shape``.
 
     Returns:
         Tensor: The same shape; the same tensor where nothing is padded.
     """
     sizes = [tuple(sample.img_shape[:2]) for sample in data_samples]
-    if all(size == images.shape[-2:] for size in sizes):
+    if all(own == tuple(size) for own in sizes):
         return maps
     maps = maps.clone()
-    rows, columns = (whole / part for whole, part in zip(maps.shape[-2:], images.shape[-2:],
-                                                         strict=True))
+    rows, columns = (part / whole for part, whole in zip(maps.shape[-2:], size, strict=True))
     for image, (height, width) in zip(maps, sizes, strict=True):
-        image[:, round(height * rows):] = 0
-        image[..., round(width * columns):] = 0
+        image[..., round(height * rows):, :] = value
+        image[..., round(width * columns):] = value
     return maps
 
 

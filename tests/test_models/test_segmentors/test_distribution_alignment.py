@@ -10,7 +10,7 @@ from mmseg.registry import MODELS
 from tiny_segmentor import NUM_CLASSES, SIZE, make_batch, make_sample, segmentor_config
 
 from mmseg_reco.models.segmentors.distribution_alignment import DistributionAlignment
-from mmseg_reco.models.segmentors.semi_base import without_padding
+from mmseg_reco.models.segmentors.semi_base import fill_padding
 
 
 def random_probs(seed, classes=3):
@@ -126,6 +126,10 @@ def test_batches_without_labels_and_classes_never_labelled_do_no_harm():
     align.count(torch.full((2, 4, 5), 255))
     assert not align.target.any()
     align.count(torch.tensor([0, 1]).view(1, 1, 2))
+    align.count(torch.full((2, 4, 5), 255))
+    assert align.target.tolist() == [0.5, 0.5, 0]
+    align.count(torch.tensor([0, 0]).view(1, 1, 2))
+    assert align.target.tolist() == [0.75, 0.25, 0]
     align.observe(random_probs(0))
     aligned = align(random_probs(0))
     assert aligned.isfinite().all() and aligned[:, 2].max() < 1e-4
@@ -159,15 +163,15 @@ def test_padding_does_not_count():
         model.align.aligned, (aligned / aligned.sum(0)).mean(1), rtol=1e-4, atol=1e-5)
 
 
-def test_maps_without_padding_at_their_own_resolution():
+def test_padding_is_filled_at_the_resolution_of_the_maps():
     maps = torch.rand(2, 3, 8, 10)
-    images = torch.zeros(2, 3, 32, 40)
     samples = [make_sample(torch.zeros(SIZE, dtype=torch.long), size) for size in (SIZE, (20, 12))]
     expected = maps.clone()
-    expected[1, :, 5:] = 0
-    expected[1, :, :, 3:] = 0
-    assert torch.equal(without_padding(maps, images, samples), expected)
-    assert without_padding(maps, images, samples[:1] * 2) is maps
+    expected[1, :, 5:] = 7
+    expected[1, :, :, 3:] = 7
+    assert torch.equal(fill_padding(maps, 7, SIZE, samples), expected)
+    assert torch.equal(fill_padding(maps[:, 0], 7, SIZE, samples), expected[:, 0])
+    assert fill_padding(maps, 7, SIZE, samples[:1] * 2) is maps
 
 
 @pytest.mark.parametrize('target, message', [

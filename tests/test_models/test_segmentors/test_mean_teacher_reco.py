@@ -9,10 +9,19 @@ from mmengine.logging import MessageHub
 from mmengine.structures import PixelData
 from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
-from tiny_segmentor import NUM_CLASSES, SIZE, make_batch, make_labels, segmentor_config
+from tiny_segmentor import (
+    NUM_CLASSES,
+    SIZE,
+    make_batch,
+    make_labels,
+    make_sample,
+    query_segmentor_config,
+    segmentor_config,
+)
 
 from mmseg_reco.engine import MeanTeacherHook
 from mmseg_reco.engine.hooks.observing import undisturbed
+from mmseg_reco.models import QueryOutput
 from mmseg_reco.models.preprocess import PseudoBatch
 from mmseg_reco.models.segmentors.dense import DenseOutput
 from mmseg_reco.models.segmentors.mean_teacher_reco import MeanTeacherReCo
@@ -260,11 +269,31 @@ def test_confidence_at_a_threshold_is_enough():
     batch = PseudoBatch(
         torch.zeros(1, 3, 1, 2), torch.tensor([[[1, 2]]]), torch.tensor([[[0.5, 0.49]]]))
     assert model.trusted(batch).tolist() == [[[1, 255]]]
-    unlabeled = torch.full((1, 2, 2), 255)
+    unlabeled = [make_sample(torch.full((2, 2), 255), (2, 2))]
     even = DenseOutput((), [torch.zeros(1, NUM_CLASSES, 2, 2)], None)  # 0.25 for each class
     assert (model.complete(unlabeled, even) != 255).all()
     model.semi_train_cfg['self_label_threshold'] = 0.26
-    assert torch.equal(model.complete(unlabeled, even), unlabeled)
+    assert (model.complete(unlabeled, even) == 255).all()
+
+
+def test_where_no_query_claims_a_pixel_the_student_is_not_sure_of_it():
+    model = build(query_segmentor_config(), losses=[],
+                  semi_train_cfg=dict(self_label_threshold=0.97))
+    sure = torch.tensor([9., 0, 0, 0, 0]).expand(1, 1, -1)  # one query, of class 0
+    claimed = torch.tensor([[9., -9.]]).expand(1, 1, 2, 2)
+    outputs = QueryOutput([sure], [claimed], None, None)
+    labels = model.complete([make_sample(torch.full((2, 2), 255), (2, 2))],
+                            DenseOutput((), outputs, None))
+    assert labels.tolist() == [[[0, 255], [0, 255]]]
+
+
+def test_padding_gets_no_label_of_the_students_own():
+    model = build(semi_train_cfg=dict(self_label_threshold=0.))
+    samples = [make_sample(torch.full((4, 5), 255), (3, 2))]
+    labels = model.complete(samples, DenseOutput((), [torch.zeros(1, NUM_CLASSES, 4, 5)], None))
+    inside = torch.zeros(1, 4, 5, dtype=torch.bool)
+    inside[:, :3, :2] = True
+    assert torch.equal(labels != 255, inside)
 
 
 def test_padding_is_ignored():
@@ -322,6 +351,16 @@ def test_diagnostics_are_means_over_pixels_that_are_not_padding(padded):
     del samples['unsup'][0].hidden_sem_seg
     model.pseudo_label(inputs['unsup'], samples['unsup'])
     assert 'pseudo_label_acc' not in model.diagnostics
+
+
+def test_diagnostics_are_of_the_teacher_alone_where_labels_are_given():
+    diagnostics = []
+    for given in (False, True):
+        model, (inputs, samples) = build(), make_batch(given=given)
+        model.pseudo_label(inputs['unsup'], samples['unsup'])
+        diagnostics.append(model.diagnostics)
+    assert (samples['unsup'][0].gt_sem_seg.data != 255).any()
+    assert diagnostics[0] == diagnostics[1]
 
 
 def test_a_strong_view_is_rescaled_then_mixed_then_recoloured():

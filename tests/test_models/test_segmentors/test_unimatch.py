@@ -12,7 +12,7 @@ from mmseg.registry import MODELS
 from tiny_segmentor import SIZE, make_batch, query_segmentor_config, segmentor_config
 
 from mmseg_reco.engine.hooks import MeanTeacherHook
-from mmseg_reco.models.segmentors.dense import drop_channels, stack_labels
+from mmseg_reco.models.segmentors.dense import drop_channels
 
 RECO = dict(type='ReCoLoss', num_queries=16, num_negatives=32)
 UNIMATCH = dict(strong_views=2, feature_dropout=0.5, weak_threshold=0.3)
@@ -51,7 +51,7 @@ def step_without_options(model, inputs, samples):
     losses['loss_unsup'] = model.loss_unsup(
         model.resize(model.student.class_logits(unlabeled), strong.labels), strong.labels,
         strong.confidence)
-    labels = model.complete(stack_labels(samples['sup']), labeled)
+    labels = model.complete(samples['sup'], labeled)
     losses.update(model.representation_losses(student, labels, teacher, weak, strong))
     return losses
 
@@ -123,6 +123,11 @@ def test_step_equals_the_algorithm_written_out(joint):
         0.5 * loop_loss(logits[2:8], *strong), rel=1e-4)
     assert losses['loss_unsup_features'].item() == pytest.approx(
         0.5 * 0.7 * loop_loss(logits[8:], weak.labels, weak.confidence), rel=1e-4)
+
+    shares = [((image >= 0.5) & (truth != 255)).sum() / (truth != 255).sum()
+              for truth, image in zip(*strong, strict=True)]
+    assert model.loss_unsup.diagnostics['confident_share'].item() == pytest.approx(
+        float(sum(shares)) / 6, rel=1e-5)
 
     (embeddings, labels, _), = contrasted
     assert len(embeddings) == sum(projected) == 8
