@@ -18,6 +18,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
+from oracles import reco_oracle
 from tiny_segmentor import (
     NUM_CLASSES,
     SIZE,
@@ -147,11 +148,12 @@ def test_query_heads_have_the_losses_of_one_process():
 
 
 def reco_batch(images):
-    """Representations, labels, probabilities of four images; class 3 in the last one only."""
+    """Representations, labels, probabilities of four images: 3 is in the last, the second all 1."""
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(4, 6, 5, 5, generator=generator)
     labels = torch.randint(0, 3, (4, 5, 5), generator=generator)
     labels[3, 0], labels[0, 1], labels[:3][labels[:3] == 2] = 3, 255, 1
+    labels[1] = 1
     probs = torch.rand(4, 5, 5, 5, generator=generator)
     return embeddings[images], labels[images], probs[images]
 
@@ -176,6 +178,39 @@ def test_prototypes_and_graph_are_those_of_the_whole_batch(images):
         alone, own, _ = reco_graph(0, [images[rank]], False)
         assert torch.equal(graph, alone) and torch.equal(known, own)
         assert not torch.allclose(graph, relation, atol=1e-3)
+
+
+def reco_draw(rank, images):
+    """The loss of a rank's images, and the queries and keys that it drew."""
+    loss, draws = ReCoLoss(8, 16), []
+    for sampler in (loss.query_sampler, loss.key_sampler):
+        sample = sampler.sample
+        sampler.sample = lambda *args, sample=sample: draws.append(sample(*args)) or draws[-1]
+    embeddings, labels, probs = reco_batch(images[rank])
+    value = loss(embeddings, labels, probs)
+    (queries, active), *keys = draws
+    return value, queries, active, torch.cat(keys)
+
+
+@pytest.mark.parametrize('images', [[[0, 1], [2, 3]], [[1], [0, 2, 3]]])
+def test_a_rank_contrasts_its_own_pixels_with_prototypes_of_all(images, monkeypatch):
+    """Negatives are of classes that this rank has; alone with one, it has no loss."""
+    whole = reco_oracle.read_scene(*reco_batch([0, 1, 2, 3]), 0.97)
+    prototype = reco_oracle.prototype
+    monkeypatch.setattr(reco_oracle, 'prototype', lambda scene, c: prototype(whole, c))
+    for own, (value, queries, active, keys) in zip(images, run_ranks(reco_draw, images),
+                                                   strict=True):
+        scene = reco_oracle.read_scene(*reco_batch(own), 0.97)
+        drawn = active.nonzero().flatten().tolist()
+        assert drawn == [c for c in scene.present if scene.hard[c]]
+        for c in drawn if len(scene.present) > 1 else ():
+            others = {pixel for q in scene.present if q != c for pixel in scene.members[q]}
+            assert set(queries[c].tolist()) <= set(scene.hard[c])
+            assert set(keys[c].flatten().tolist()) <= others
+        expected = reco_oracle.loss_of_draw(
+            scene, *({c: pixels[c].tolist() for c in drawn} for pixels in (queries, keys)), 0.5)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert (value == 0) == (len(scene.present) == 1)
 
 
 def digest(tensors):

@@ -56,6 +56,19 @@ def test_equals_the_loop(average, weight_by, class_weight):
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_another_ignore_index_gives_the_same():
+    logits, labels, confidence = make_batch()
+    logits[:, 3] = -1e3  # nothing is of class 3, so that it may stand for no class
+    labels[labels == 3] = 2
+    expected = PseudoLabelLoss(0.6)(logits, labels, confidence)
+    loss = PseudoLabelLoss(0.6, ignore_index=3)
+    assert loss(logits, labels.masked_fill(labels == 255, 3), confidence) == expected > 0
+
+
+def test_class_weights_are_not_in_a_checkpoint():
+    assert not PseudoLabelLoss(class_weight=[1, 2]).state_dict()
+
+
 def test_the_published_average_counts_images_without_a_confident_pixel():
     """As masked_select(share * loss, loss > 0) does, in the authors' code."""
     logits, labels, confidence = make_batch()

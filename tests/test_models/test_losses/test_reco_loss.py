@@ -339,6 +339,11 @@ def test_diagnostics_relation_and_present():
     torch.testing.assert_close(diagnostics['negatives_per_class'].double(), expected,
                                rtol=1e-5, atol=1e-9)
     assert loss.present.tolist() == [c in scene.present for c in range(NUM_CLASSES)]
+    for c in range(NUM_CLASSES):
+        unit = torch.zeros(5).double()
+        if c in scene.present:
+            unit = oracle.prototype(scene, c) / oracle.prototype(scene, c).norm()
+        torch.testing.assert_close(loss.prototypes[c].double(), unit, rtol=0, atol=1e-6)
     for p in scene.present:
         for q in scene.present:
             cosine = float(oracle.cosine(oracle.prototype(scene, p), oracle.prototype(scene, q)))

@@ -75,14 +75,15 @@ def attention(request):
 
 
 def make_case(images=2, length=17, channels=6, num_queries=5, per_query=9, seed=0, **kwargs):
-    """Queries, keys (one of them zero), pixels, and which queries are active (not the second)."""
+    """Queries, keys (one zero, one next to it), pixels, and which queries are active (not 1)."""
     generator = torch.Generator().manual_seed(seed)
     queries = unit_vectors(torch.randn(num_queries, channels, generator=generator))
     # As the embeddings come: channels before pixels.
     keys = torch.randn(images, channels, length, generator=generator).transpose(1, 2)
+    keys[-1, -1] = 5e-7 / channels**0.5
     keys[0, 0] = 0
     pixels = torch.randint(images * length, (num_queries, per_query), generator=generator)
-    pixels[0, 0] = 0
+    pixels[0, 0], pixels[2, 0] = 0, images * length - 1
     return queries, keys, pixels, torch.arange(num_queries) != 1
 
 
@@ -91,7 +92,8 @@ def loop_attention(queries, keys, pixels, active, temperature):
     vectors = [row.double() for image in keys for row in image]
     lse, means = [], []
     for query, row, is_active in zip(queries.double(), pixels.tolist(), active, strict=True):
-        units = [vectors[i] / vectors[i].norm().clamp_min(1e-300) for i in row]
+        units = [vectors[i] / vectors[i].norm() if vectors[i].norm() > 1e-6 else 0 * vectors[i]
+                 for i in row]
         logits = [float(query @ unit) / temperature for unit in units]
         top = max(logits)
         weights = [math.exp(logit - top) for logit in logits]
@@ -167,9 +169,11 @@ def test_any_size_of_block_gives_the_same(monkeypatch, elements):
             assert_equals_loop(attention, make_case(**SIZES[size]), 0.5)
 
 
-def test_more_blocks_than_a_byte_can_count(monkeypatch):
+@pytest.mark.parametrize('blocks', (255, 256, 257, 600))
+def test_about_as_many_blocks_as_a_byte_can_count(monkeypatch, blocks):
     monkeypatch.setattr(sampled_contrast, 'BLOCK_ELEMENTS', 2)
-    assert_equals_loop(blocked_attention, make_case(images=3, length=200, channels=2), 0.5)
+    case = make_case(images=1, length=blocks, channels=2, per_query=100)
+    assert_equals_loop(blocked_attention, case, 0.5)
 
 
 def test_interpreter_is_not_used_unasked(monkeypatch):
