@@ -1,4 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
+import copy
+
 import pytest
 import torch
 from mmseg.registry import MODELS
@@ -20,17 +22,31 @@ def images(num, seed=0):
             for _ in range(num)]
 
 
+def same(ours, expected):
+    """Whether two batches of the stock preprocessor hold the same images, labels and names."""
+    torch.testing.assert_close(ours['inputs'], expected['inputs'], rtol=0, atol=0)
+    for a, b in zip(ours['data_samples'], expected['data_samples'], strict=True):
+        assert a.metainfo == b.metainfo
+        assert torch.equal(a.gt_sem_seg.data, b.gt_sem_seg.data)
+
+
+def named_samples(num):
+    samples = [make_sample(make_labels(i)) for i in range(num)]
+    for i, sample in enumerate(samples):
+        sample.set_metainfo(dict(img_path=f'{i}.png'))
+    return samples
+
+
 def test_branches_are_filtered_and_preprocessed_apart():
-    (a, b, c), samples = images(3), [make_sample(make_labels(i)) for i in range(3)]
+    (a, b, c), samples = images(3), named_samples(3)
     data = dict(
         inputs=dict(sup=[a, None, b], unsup=[None, c, None]),
         data_samples=dict(sup=[samples[0], None, samples[1]], unsup=[None, samples[2], None]))
-    result = build(bgr_to_rgb=True)(data, training=True)
+    result = build(bgr_to_rgb=True)(copy.deepcopy(data), training=True)
     stock = MODELS.build(dict(STOCK, bgr_to_rgb=True))
-    expected = stock(dict(inputs=[a, b], data_samples=samples[:2]), training=True)
-    torch.testing.assert_close(result['inputs']['sup'], expected['inputs'])
-    assert len(result['data_samples']['sup']) == 2 and len(result['data_samples']['unsup']) == 1
-    assert result['inputs']['unsup'].shape == (1, 3, 32, 40)
+    for name, inputs, given in (('sup', [a, b], samples[:2]), ('unsup', [c], samples[2:])):
+        same({key: value[name] for key, value in result.items()},
+             stock(dict(inputs=inputs, data_samples=given), training=True))
 
 
 def test_a_branch_without_samples_is_left_out():
@@ -42,9 +58,11 @@ def test_a_branch_without_samples_is_left_out():
 
 
 def test_validation_batches_pass_through():
-    batch = dict(inputs=images(1), data_samples=[make_sample(make_labels(0))])
-    result = build()(batch)
-    assert result['inputs'].shape == (1, 3, 32, 40)
+    batch = dict(inputs=images(2), data_samples=named_samples(2))
+    settings = dict(bgr_to_rgb=True, test_cfg=dict(size_divisor=64))
+    result = build(**settings)(copy.deepcopy(batch))
+    assert result['inputs'].shape == (2, 3, 64, 64)
+    same(result, MODELS.build(dict(STOCK, **settings))(batch))
 
 
 @pytest.mark.parametrize('channels', [dict(bgr_to_rgb=True), dict()], ids=['rgb', 'bgr'])

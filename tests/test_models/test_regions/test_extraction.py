@@ -67,6 +67,16 @@ def test_query_regions_need_a_class_a_probability_and_a_mask():
     assert out[0, 3].sum() == 1 and out[0, 3, 0, 0] == 1
 
 
+def test_query_regions_are_strictly_above_the_threshold_and_one_half():
+    above = 0.75 + 2**-20
+    class_probs = torch.tensor([[[0.75, 0.25, 0.], [0.25, 0.75, 0.], [above, 1 - above, 0.]]])
+    masks = torch.tensor([[0.5, 0.5 + 2**-20, 1.], [0., 0.5, 0.5 - 2**-20]])
+    out, labels = query_regions(masks.expand(1, 3, 2, 3), class_probs, 0.75)
+    assert labels.tolist() == [[0, 1, 0]]
+    assert not out[0, :2].any()
+    assert out[0, 2].tolist() == [[0, 1, 1], [0, 0, 0]]
+
+
 @pytest.mark.parametrize('mix', [ClassMix, CutMix, CutOut, None])
 def test_regions_move_with_the_pixels(mix):
     """Each query's mask is drawn into the label map, and must be found again after mixing."""

@@ -91,6 +91,34 @@ def test_match_is_the_cheapest_of_all(seed):
         assert not match[b][~exists[b]].any()
 
 
+@pytest.mark.parametrize('weights', [(1., 0., 0.), (0., 1., 0.), (0., 0., 1.)])
+def test_match_follows_the_weights(weights):
+    """One part of the cost alone: class probability, focal loss or Dice loss."""
+    case = {**make_case(), 'labels': torch.tensor([[0, 1, 2], [3, 1, 0]])}
+    exists = torch.ones(2, 3, dtype=torch.bool)
+    match = HungarianMatcher(weights=weights)(**case, exists=exists)
+    cost = loop_cost(**case, weights=weights)
+    for b in range(2):
+        best = min(permutations(range(5), 3),
+                   key=lambda queries: sum(cost[b, t, n] for t, n in enumerate(queries)))
+        assert match[b].tolist() == list(best)
+
+
+def test_match_of_a_batch_waits_for_the_device_once(monkeypatch):
+    case = make_case(num=3)
+    exists = torch.rand(3, 3, generator=torch.Generator().manual_seed(0)) < 0.7
+    calls = []
+
+    def counted(name):
+        function = getattr(torch.Tensor, name)
+        return lambda *args, **kwargs: calls.append(name) or function(*args, **kwargs)
+
+    for name in ('cpu', 'item', 'tolist', 'nonzero'):
+        monkeypatch.setattr(torch.Tensor, name, counted(name))
+    HungarianMatcher()(**case, exists=exists)
+    assert calls == ['cpu']
+
+
 def test_match_survives_a_diverged_student():
     case = make_case()
     case['masks'][0, 2] = float('nan')

@@ -1,6 +1,9 @@
 # Licensed under the Apache License, Version 2.0.
+from itertools import permutations
+
 import pytest
 import torch
+from test_matching import loop_cost
 
 from mmseg_reco.models.regions import HungarianMatcher, RegionPrediction, region_target
 
@@ -51,13 +54,68 @@ def test_query_source_takes_confident_queries_where_pixels_are_valid():
         assert len(set(matches)) == len(matches)
 
 
-@pytest.mark.parametrize('min_area', [0, 4, 8])
-def test_regions_must_be_larger_than_the_minimum(min_area):
-    case = make_case()
-    areas = region_target(**case).masks.flatten(2).sum(2)
-    target = region_target(**{**case, 'min_area': min_area})
-    assert target.exists.sum() == (areas > min_area).sum()
+@pytest.mark.parametrize('source', ['query', 'semantic'])
+def test_regions_must_be_larger_than_the_minimum(source):
+    """The minimum is the very area of one of them, which must go."""
+    case = {**make_case(), 'source': source}
+    every = region_target(**case)
+    areas = every.masks.flatten(2).sum(2)
+    assert torch.equal(every.exists, areas > 0)
+    middle = int(areas[every.exists].median())
+    target = region_target(**{**case, 'min_area': middle})
+    assert torch.equal(target.exists, areas > middle)
+    assert areas[every.exists].min() < middle < areas.max()
+    assert torch.equal(target.masks[target.exists], every.masks[target.exists])
     assert not target.masks[~target.exists].any()
+
+
+@pytest.mark.parametrize('source', ['query', 'semantic'])
+@pytest.mark.parametrize('seed', range(3))
+def test_match_is_the_cheapest_for_the_student(seed, source):
+    case = {**make_case(seed), 'source': source}
+    case['valid'][..., 8:] = False  # half of each image
+    areas = region_target(**case).masks.flatten(2).sum(2)
+    case['min_area'] = int(areas[areas > 0].min())  # the smallest region is not matched
+    student, target = case['student'], region_target(**case)
+    cost = loop_cost(student.class_logits, student.masks, target.masks, target.labels,
+                     target.valid)
+    for b in range(B):
+        regions = target.exists[b].nonzero()[:, 0].tolist()
+        best = min(permutations(range(N), len(regions)),
+                   key=lambda queries: sum(cost[b, t, n] for t, n in zip(regions, queries,
+                                                                         strict=True)))
+        assert target.match[b, regions].tolist() == list(best)
+
+
+def test_pixels_that_do_not_count_make_no_region_large():
+    """Ten regions for five queries: of the two with most pixels, all but one pixel is ignored."""
+    case = make_case()
+    case['valid'] = torch.zeros(B, *IMAGE, dtype=torch.bool)
+    case['valid'][:, 6:] = True
+    case['origin'][..., 8:] = case['origin'].flip(0)[..., 8:]  # half of each image is the other's
+    masks, logits = case['teacher'].masks, case['teacher'].class_logits
+    masks[:, :, :3] = 0
+    masks[:, 0], masks[:, 0, :3], masks[:, 0, 3, ::4] = 0, 1, 1
+    logits[:, :, -1] = -50
+    logits.mul_(10)
+    target = region_target(**case)
+    assert target.exists.all()
+    for b in range(B):
+        parts = []
+        for image, columns in ((b, slice(0, 4)), (1 - b, slice(4, 8))):
+            for n in range(N):
+                part = torch.zeros(MAP)
+                part[3:, columns] = (masks[image, n, 3:, columns] > 0.5).float()
+                parts.append((part, logits[image, n].argmax().item(),
+                              logits[image, n].softmax(0)))
+        areas = sorted((part.sum().item() for part, *_ in parts), reverse=True)
+        assert areas[N - 1] > areas[-1] == areas[-2] == 1
+        kept = target.masks[b].flatten(1).sum(1).tolist()
+        assert sorted(kept, reverse=True) == areas[:N]
+        for t in range(N):
+            assert any(torch.equal(target.masks[b, t], part) and target.labels[b, t] == label and
+                       torch.equal(target.class_probs[b, t], soft)
+                       for part, label, soft in parts)
 
 
 def test_semantic_source_keeps_the_largest_classes():

@@ -118,6 +118,23 @@ def test_losses_see_representations_nearest_labels_and_probabilities():
     torch.testing.assert_close(probs.argmax(1), model.class_logits(dense).argmax(1))
 
 
+def test_losses_see_labels_and_probabilities_of_another_size():
+    """Half of it: bilinear is the mean of four pixels, nearest the first of them."""
+    torch.manual_seed(0)
+    probs = torch.randn(2, NUM_CLASSES, 8, 10).softmax(1).requires_grad_()
+    labels, embeddings = torch.randint(0, NUM_CLASSES, (2, 8, 10)), torch.randn(2, 7, 4, 5)
+    recorder = Recorder()
+    dense_losses([recorder], embeddings, labels, probs)
+    seen, small, resized = recorder.inputs
+    assert seen is embeddings and not resized.requires_grad
+    torch.testing.assert_close(resized, F.interpolate(probs, (4, 5), mode='bilinear').detach())
+    torch.testing.assert_close(resized, F.avg_pool2d(probs, 2).detach())
+    assert small.shape == (2, 4, 5) and small.dtype == torch.int64
+    for y in range(4):
+        for x in range(5):
+            assert torch.equal(small[:, y, x], labels[:, 2 * y, 2 * x])
+
+
 def test_cross_entropies_average_over_labels_unless_told_otherwise():
     config = segmentor_config()
     config['decode_head']['loss_decode'] = dict(type='CrossEntropyLoss')
@@ -156,6 +173,25 @@ def test_class_weights_and_ignored_pixels(class_weight):
         F.cross_entropy(logits, few, weight=weight, ignore_index=255), rtol=1e-5, atol=0)
     labels = torch.full_like(labels, 255)
     assert cross_entropy_of_labels(logits, labels, ignore_index=255) == 0
+
+
+@pytest.mark.parametrize('class_weight', [None, [0.5, 1., 2., 4.]])
+def test_pixel_weights_count(class_weight):
+    """As OHEM gives them: they scale the loss of a pixel, and not the number of pixels."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, NUM_CLASSES, *SIZE, dtype=torch.float64)
+    labels = torch.stack([make_labels(0), make_labels(1)])
+    weight = torch.rand(2, *SIZE) * (torch.rand(2, *SIZE) < 0.4)
+    per_class = torch.tensor(class_weight or [1.] * NUM_CLASSES, dtype=torch.float64)
+    pixels = F.cross_entropy(logits, labels, per_class, ignore_index=255, reduction='none')
+    number = sum((labels == k).sum() * per_class[k] for k in range(NUM_CLASSES))
+    assert 0 < (labels != 255).sum() < labels.numel()
+    for reduction, expected in (('mean', (pixels * weight).sum() / number),
+                                ('sum', (pixels * weight).sum()), ('none', pixels * weight)):
+        value = cross_entropy_of_labels(
+            logits, labels, weight=weight, class_weight=class_weight and per_class,
+            reduction=reduction, ignore_index=255)
+        torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_class_weights_in_half_precision_are_summed_in_float32():

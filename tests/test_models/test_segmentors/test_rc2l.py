@@ -187,6 +187,27 @@ def test_mixed_teacher_maps_fit_the_mixed_images():
                 assert inside == [int((value * 1.1 + 2).clamp(0, 3.99))]
 
 
+@pytest.mark.parametrize('segmentor, losses, source', [
+    (segmentor_config('GN'), PER_PIXEL, 'semantic'),
+    (query_segmentor_config(), [TERMS['smc']], 'query')], ids=['per pixel', 'query'])
+def test_small_regions_of_the_teacher_do_not_count(segmentor, losses, source):
+    def target(**kwargs):
+        model = build(segmentor, losses=losses, **STILL, semi_train_cfg=dict(
+            weak_threshold=0.1, region_source=source, **kwargs))
+        seen = []
+        model.region_losses[0].register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+        model.loss(*make_batch())
+        return seen[0]
+
+    every = target()
+    areas = every.masks.flatten(2).sum(2)
+    middle = int(areas[every.exists].median())
+    large = target(min_region_area=middle)
+    assert torch.equal(large.exists, areas > middle)
+    assert 0 < large.exists.sum() < every.exists.sum()
+    assert torch.equal(large.masks, every.masks * (areas > middle)[..., None, None])
+
+
 def test_burn_in_learns_from_labels_alone_and_the_ramp_is_a_line():
     model = build(segmentor_config(), losses=PER_PIXEL, semi_train_cfg=dict(burn_in=2, ramp_up=4))
     assert [model.ramp(i) for i in range(8)] == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
