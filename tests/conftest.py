@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from mmengine.registry import init_default_scope
 
 import mmseg_reco  # noqa: F401  registers everything
@@ -19,11 +21,24 @@ import mmseg_reco  # noqa: F401  registers everything
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 torch.set_num_threads(1)
 
+# The same examples in every run, as Hypothesis has it where CI is set; a slow machine is no fault.
+settings.register_profile(
+    'seeded', derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('seeded')
+
 
 @pytest.fixture(autouse=True)
 def mmseg_scope() -> None:
     """Look modules up where a Runner with ``default_scope = 'mmseg'`` would."""
     init_default_scope('mmseg')
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """What a test draws without a seed of its own depends neither on the run nor on other tests."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  mmcv's transforms draw from it
+    torch.manual_seed(0)
 
 
 TINY_CONFIG = """

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
-from mmseg.registry import DATASETS, MODELS
+from mmseg.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 from mmseg.structures import SegDataSample
 
 from mmseg_reco.datasets.checks import quick_check
@@ -35,6 +35,9 @@ DATA = dict(
     sunrgbd=('SUNRGBDDataset', None, 10, (321, 321), (0.5, 1.5)),
     camvid=('CamVidDataset', 'PartialCamVidDataset', 10, (360, 480), (0.5, 1.5)),
     camvid_half=('CamVidDataset', 'PartialCamVidDataset', 8, (180, 240), (0.5, 1.5)))
+
+# The paper's brightness, contrast, saturation and hue, of labelled and of mixed images.
+JITTER = [(0.75, 1.25)] * 3 + [(-0.25, 0.25)]
 
 # Where docs/datasets.md puts images, masks and lists: training, then validation.
 FOLDERS = dict(
@@ -136,6 +139,13 @@ def test_name_says_what_the_config_does(name: str) -> None:
     assert data.get('level') == ((facts.level or 'p0') if facts.partial else None)
     crop = transform(data.pipeline, 'RandomRescaleCrop')
     assert (crop.crop_size, crop.ratio_range) == (crop_size, ratio_range)
+    assert [step['type'] for step in data.pipeline if step['type'] != 'Resize'] == [
+        'LoadImageFromFile', 'LoadAnnotations', 'RandomRescaleCrop', 'RandomColorJitter',
+        'RandomGaussianBlur', 'RandomFlip', 'PackSegInputs']
+    jitter, blur, flip = map(TRANSFORMS.build, data.pipeline[-4:-1])
+    assert (jitter.prob, list(jitter.ranges.values())) == (0.8, JITTER)
+    assert (blur.prob, blur.sigma) == (0.5, (0.15, 1.15))
+    assert (flip.prob, flip.direction) == (0.5, 'horizontal')
     complete = FOLDERS[facts.data][0][3]
     split = f'splits/{facts.labels}/0'
     if facts.semi:
@@ -151,6 +161,11 @@ def test_name_says_what_the_config_does(name: str) -> None:
         assert loader.sampler.type == 'InfiniteSampler'
         assert data.ann_file == (complete if facts.partial else f'{split}/labeled.txt')
 
+    if facts.semi:
+        teacher = HOOKS.build(transform(cfg.custom_hooks, 'MeanTeacherHook'))
+        # decay min(1 - 1 / (step + 1), 0.99), with the buffers; 0.95 in the short schedule
+        assert (teacher.momentum, teacher.interval, teacher.warmup, teacher.buffers) == (
+            0.05 if facts.slim else 0.01, 1, True, 'copy')
     hooks = [hook['type'] for hook in cfg.custom_hooks]
     assert hooks == (['CheckDataHook', 'NumericalWatchHook', 'PreemptionHook'] +
                      ['ChannelsLastHook'] * (facts.slim and not facts.semi) +
@@ -162,7 +177,9 @@ def test_name_says_what_the_config_does(name: str) -> None:
     checkpoint = cfg.default_hooks.checkpoint
     assert checkpoint.save_best == ('teacher/mIoU' if facts.semi else 'mIoU')
     assert checkpoint.interval == cfg.train_cfg.val_interval
-    assert cfg.param_scheduler[0]['end'] == cfg.train_cfg.max_iters
+    assert cfg.param_scheduler == [dict(
+        type='PolyLR', power=0.9, eta_min=1e-6, begin=0, end=cfg.train_cfg.max_iters,
+        by_epoch=False)]
 
 
 @pytest.mark.parametrize('name', RECO)
@@ -173,14 +190,19 @@ def test_model_builds_with_the_settings_of_the_paper(name: str) -> None:
         'MeanTeacherReCo' if facts.semi else
         'EmbeddingEncoderDecoder' if facts.reco or facts.slim else 'EncoderDecoder')
     student = model.student if facts.semi else model
+    v2 = facts.net == 'deeplabv2'
     # strides of the deepest features: 16, DeepLabV2 8
     strides = segmentor(cfg).backbone.strides
-    assert (2 if facts.slim else 4) * np.prod(strides) == (8 if facts.net == 'deeplabv2' else 16)
+    assert (2 if facts.slim else 4) * np.prod(strides) == (8 if v2 else 16)
+    branches = (student.decode_head.conv_seg.branches if v2 else student.decode_head.aspp_modules)
+    assert [max(layer.dilation[0] for layer in branch.modules()
+                if isinstance(layer, torch.nn.Conv2d)) for branch in branches] == (
+                    [6, 12, 18, 24] if v2 else [1, 6, 12, 18])
     losses = [module for module in model.modules() if isinstance(module, ReCoLoss)]
     assert len(losses) == facts.reco
     if facts.reco:
         tapped = student.projector.layers[0]
-        if facts.net == 'deeplabv2':
+        if v2:
             assert (tapped.in_channels, tapped.kernel_size) == (2048, (1, 1))
         else:  # the concatenation of ASPP and low-level features
             conv = tapped.depthwise_conv.conv if facts.slim else tapped.conv
@@ -199,9 +221,16 @@ def test_model_builds_with_the_settings_of_the_paper(name: str) -> None:
     assert cfg.train_cfg.max_iters == 40000
     assert cfg.optim_wrapper.optimizer == dict(
         type='SGD', lr=2.5e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    assert cfg.param_scheduler[0]['power'] == 0.9
     assert segmentor(_load(name)).backbone.init_cfg.type == 'Pretrained'
     assert student.align_corners
+    assert student.decode_head.loss_decode.loss_weight == 1
+    if facts.semi:
+        unsup = model.loss_unsup
+        assert (unsup.loss_weight, unsup.average, unsup.weight_by, unsup.class_weight) == (
+            1, 'valid', 'image', None)
+        jitter, blur, flip = model.strong_augments
+        assert (jitter.prob, [*jitter.ranges]) == (0.8, JITTER)
+        assert (blur.prob, blur.sigma, flip.prob) == (0.5, (0.15, 1.15), 0.5)
     for loss in losses:
         assert (loss.num_queries, loss.num_negatives, loss.temperature, loss.strong_threshold,
                 loss.loss_weight, type(loss.query_sampler).__name__,

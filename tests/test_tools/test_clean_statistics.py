@@ -67,6 +67,25 @@ def test_scores_before_and_after(config, tmp_path, monkeypatch):
     assert len(scores) == 2 and scores[0] != scores[1]
 
 
+def test_statistics_are_those_of_every_fourth_training_image(config, tmp_path, monkeypatch):
+    """As validation loads it."""
+    tool, taken = load_script(TOOL), []
+
+    def record(model, loader):
+        assert loader.batch_size == 8
+        taken.extend((sample.img_path, image.shape, sample.gt_sem_seg.shape)
+                     for batch in loader for image, sample in zip(*batch.values(), strict=True))
+
+    monkeypatch.setattr(tool, 'take_statistics', record)
+    checkpoint = tmp_path / 'model.pth'
+    torch.save(dict(state_dict=load_model(read_config(str(config))).state_dict()), checkpoint)
+    monkeypatch.setattr(sys, 'argv', [
+        'clean_statistics.py', str(config), str(checkpoint), '--work-dir', str(tmp_path / 'work')])
+    tool.main()
+    assert sorted(taken) == [
+        (str(config.parent / f'train/{name}.png'), (3, 32, 32), (32, 32)) for name in '04']
+
+
 def test_a_checkpoint_of_another_model_is_refused(config, tmp_path, monkeypatch, capsys):
     cfg = Config.fromfile(config)
     cfg.model.segmentor.decode_head.channels = 4

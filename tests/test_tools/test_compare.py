@@ -1,4 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
+import re
 from pathlib import Path
 
 import cv2
@@ -113,6 +114,36 @@ def test_the_table_has_the_scores_of_validation(
         assert mean == pytest.approx(metrics['mIoU'], abs=0.011)
     first, second, difference = map(float, rows['a'])
     assert difference == pytest.approx(second - first, abs=0.011) and rows['a'][2][0] in '+-'
+
+
+def test_the_model_that_is_ahead_is_named(
+        compare, checkpoints, tiny_config, tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(compare, 'draw_panel', lambda *args: drawn.append(args[5]) or args[0])
+    monkeypatch.setattr(compare, 'save_picture', lambda picture, path: path.parent.mkdir())
+    run(compare, monkeypatch, *checkpoints, '--most', 6, '--out', tmp_path / 'out')
+    sides = [compare.Side(read_config(str(tiny_config)), str(path), ()) for path in checkpoints]
+    scores = {}
+    for index in range(6):
+        sample, _ = sides[0].predict(index)
+        truth = sample['data_samples'].gt_sem_seg.data[0].numpy()  # all classes are in every image
+        scores[Path(sample['data_samples'].img_path).name] = [
+            np.mean(class_ious(side.predict(index)[1], truth, 3)) for side in sides]
+    wins = [sum(a > b for a, b in scores.values()), sum(a < b for a, b in scores.values())]
+    assert wins[0] != wins[1] and sum(wins) == 6
+    assert (f'Of 6 images first is ahead in {wins[0]}, second in {wins[1]}.'
+            in capsys.readouterr().out)
+    (labels, ) = drawn
+    assert len(labels) == 6
+    for label in labels:
+        name, *numbers, ahead = re.fullmatch(r'differs most: (.+?)   mIoU first (.+), second (.+)'
+                                             r'   \((.+) for (.+)\)', label).groups()
+        a, b = scores.pop(name)
+        assert [float(number) for number in numbers] == pytest.approx([a, b, abs(a - b)], abs=0.051)
+        assert ahead == ('first' if a > b else 'second')
+    compare.draw(sides, ['first', 'second'], range(3), 3, np.array([[9., 1., 5.], [2., 7., 5.]]))
+    assert [label[label.rindex('('):] for label in drawn[1]] == [
+        '(7.0 for first)', '(6.0 for second)', '(0.0 for neither)']
 
 
 def test_the_picture_shows_image_truth_and_both_predictions(

@@ -2,10 +2,12 @@
 """The experiment runner on a little protocol: with real trainings once, else with a stand-in."""
 
 import fcntl
+import hashlib
 import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -16,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmseg.registry import MODELS
+from scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 TEACHER = """
@@ -379,6 +382,83 @@ def test_every_protocol_resolves(experiments, monkeypatch, tmp_path, capsys, nam
         assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end == protocol.iterations
 
 
+def test_labelled_images_are_chosen_as_the_paper_and_the_docs_do(experiments, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools/dataset_converters')
+    make_splits = load_script(ROOT / 'tools/dataset_converters/make_splits.py')
+    from protocol import data_root_of, load_protocol, protocol_names
+
+    def parse(arguments):
+        monkeypatch.setattr('sys.argv', ['make_splits.py', *arguments])
+        args = make_splits.parse_args()
+        return args, (args.strategy, args.min_classes, args.ignore_index, args.reduce_zero_label,
+                      args.suffix)
+
+    page = (ROOT / 'docs/datasets.md').read_text().replace('\\\n', ' ')
+    commands = [parse(shlex.split(command)) for command in re.findall(
+        r'^python tools/dataset_converters/make_splits.py (data/.+)$', page, re.M)]
+    documented = {args.mask_dir: (args, rule) for args, rule in commands}
+    paper = dict(
+        voc=(3, [60, 200, 600]), cityscapes=(12, [20, 50, 150]), sunrgbd=(1, [50, 150, 500]))
+    for name in protocol_names():
+        protocol = load_protocol(name)
+        root = data_root_of(protocol)
+        args, rule = documented[f'{root}/{protocol.mask_dir}']
+        assert args.list == f'{root}/{protocol.train_list}'
+        assert parse(['x', '--list', 'x', '--num-labeled', '1', '--out', 'x',
+                      *protocol.split_rule])[1] == rule
+        if name in paper:
+            min_classes, numbers = paper[name]
+            assert rule == ('per-class' if name == 'sunrgbd' else 'class-balanced', min_classes,
+                            255, name == 'sunrgbd', '.png')
+            assert args.num_labeled == numbers == [
+                setting.labels for setting in protocol.settings.values() if setting.labels]
+        else:
+            assert rule == ('class-balanced', 7, 11, False, '.png')
+
+
+def leaves(node, key=''):
+    """The plain values of a config by their keys."""
+    if not isinstance(node, dict | list | tuple) or not node:
+        return {key: node}
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    return {name: leaf for part, value in items
+            for name, leaf in leaves(value, f'{key}.{part}'.lstrip('.')).items()}
+
+
+@pytest.mark.parametrize('name', ['camvid-cpu', 'camvid-gpu'])
+def test_a_row_of_the_ablation_changes_what_its_name_says(experiments, name):
+    from protocol import Places, Run, load_protocol, resolve
+    protocol = load_protocol(name)
+    ablation = protocol.ablation
+
+    def config(row):
+        cfg, _ = resolve(protocol, Run(ablation.setting, row, 0), Places('splits'))
+        return leaves(cfg.to_dict())
+
+    base = config(ablation.base)
+    hook = next(key for key, value in base.items() if value == 'MeanTeacherHook')[:-len('.type')]
+    queries, keys = ({f'model.losses.0.{sampler}_sampler.type': f'Random{sampler.title()}Sampler'}
+                     for sampler in ('query', 'key'))
+    words = {'random-queries': queries, 'random-keys': keys, 'random-both': {**queries, **keys}}
+    places = dict(
+        queries='model.losses.0.num_queries', negatives='model.losses.0.num_negatives',
+        temperature='model.losses.0.temperature', dims='model.projector.embed_dims',
+        strong='model.losses.0.strong_threshold', weak='model.semi_train_cfg.weak_threshold')
+    for row, entry in ablation.rows.items():
+        kind, value = row.split('-')
+        if kind == 'buffers':
+            expected = {f'{hook}.buffers': value, 'model.semi_train_cfg.teacher_batch_stats': False}
+        elif kind in places:
+            expected = {places[kind]: float(value)}
+            assert float(re.search(r'[\d.,]+', entry.title)[0].replace(',', '')) == float(value)
+        else:
+            expected = words[row]
+        changed = config(row)
+        assert {key: leaf for key, leaf in changed.items()
+                if key not in base or base[key] != leaf} == expected
+        assert set(base) <= set(changed)
+
+
 def test_methods_share_what_must_be_equal():
     """Batch, schedule and augmentation of all rows; and each has the losses that it is named by."""
     sys.path.insert(0, str(ROOT / 'tools/experiments'))
@@ -511,6 +591,25 @@ def test_the_later_of_two_validations_counts_and_tables_must_fit(experiments):
     log.write_text(log.read_text().replace('40', '41'))
     with pytest.raises(ValueError, match='do not have the mean'):
         results.harvest(work_dir, 300)
+
+
+def test_weights_count_by_their_content(stand_in):
+    for name, content in (('one', b'a'), ('copy', b'a'), ('other', b'b')):
+        (stand_in.here / f'{name}.pth').write_bytes(content)
+        assert stand_in('--only', 'p0/supervised/0', '--seeds', 0, '--weights',
+                        stand_in.here / f'{name}.pth') == 0
+    assert len(started(stand_in)) == 2
+    one, other = stand_in.lines()
+    assert one['digest'] != other['digest']
+    for line, content, name in ((one, b'a', 'one'), (other, b'b', 'other')):
+        assert line['weights'] == f'sha256:{hashlib.sha256(content).hexdigest()[:16]}'
+        work_dir = next(stand_in.out.glob(f'runs/p0/supervised/0-{line["digest"]}'))
+        assert f"'{stand_in.here / name}.pth'" in (work_dir / 'config.py').read_text()
+    assert stand_in('--publish', stand_in.here / 'docs/results', '--seeds', 0, '--weights',
+                    stand_in.here / 'copy.pth') == 0
+    published = (stand_in.here / 'docs/results/little.jsonl').read_text()
+    assert [json.loads(line) for line in published.splitlines()] == [one]
+    assert '.pth' not in published and '.pth' not in json.dumps(other)
 
 
 def test_publish_keeps_what_others_wrote(stand_in):

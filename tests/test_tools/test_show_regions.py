@@ -32,8 +32,9 @@ def run(tool, monkeypatch, *arguments):
     tool.main()
 
 
-def test_pairs_are_classes_with_the_dice_of_their_masks(tool, config):
-    cfg = read_config(str(config))
+@pytest.mark.parametrize('threshold', [0.34, 0.])
+def test_pairs_are_classes_with_the_dice_of_their_masks(tool, config, threshold):
+    cfg = read_config(str(config), {'model.semi_train_cfg.weak_threshold': threshold})
     model = load_model(cfg).eval()
     drawn = tool.collect(model, training_batches(cfg, training_loader(cfg)), 3)
     assert [len(values) for values in drawn.values()] == [3] * 5
@@ -47,6 +48,8 @@ def test_pairs_are_classes_with_the_dice_of_their_masks(tool, config):
             # without the teacher's doubtful pixels, so it can only be less over all pixels
             whole = (2 * (mask * soft).sum() + 1) / (mask.sum() + soft.sum() + 1)
             assert whole - 1e-5 <= dice <= 1
+            if threshold == 0:  # none is doubtful
+                assert dice == pytest.approx(whole, abs=1e-5)
             pairs += 1
         assert (teacher.sum(0) <= 1).all() and (student.sum(0) < 1 + 1e-5).all()
     assert pairs >= 3

@@ -82,6 +82,29 @@ def test_probability_is_that_of_the_label(tool):
     assert own[0, 0, 0] == pytest.approx(.8) and np.isnan(own[0, 0, 1])
 
 
+def test_table_against_counting(tool):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 1, 2, 255])[torch.randint(4, (2, 5, 6), generator=generator)]
+    probs = torch.rand(2, 4, 5, 6, generator=generator)
+    labels[0, 0, 0], probs[0, 0, 0, 0] = 0, 0.4  # at the threshold is not below it
+    valid = (labels.flatten() < 3).nonzero().flatten()
+    draws = tool.Draws(
+        None, labels, probs, torch.randint(9, (4, 8), generator=generator),
+        torch.tensor([True, False, True, False]),
+        valid[torch.randint(len(valid), (4, 8, 5), generator=generator)])
+    rows = tool.table_of(draws, 'abcd', 2, 0.4).rows
+    pixels = list(zip(labels.flatten().tolist(), probs.movedim(1, -1).reshape(-1, 4).tolist(),
+                      strict=True))
+    keys = [pixels[key][0] for key in draws.negatives[2].flatten().tolist()]
+    for c, row in enumerate(rows):
+        mine = [own[c] for label, own in pixels if label == c]
+        below = 100 * sum(value < 0.4 for value in mine) / max(len(mine), 1)
+        queries = len(set(draws.queries[c].tolist())) if c in (0, 2) else 0
+        assert row == ['abcd'[c], len(mine), f'{below:.1f}', queries,
+                       f'{100 * keys.count(c) / 40:.1f}']
+    assert rows[3][1] == 0 < rows[0][1]
+
+
 def run(tool, monkeypatch, *arguments):
     monkeypatch.setattr('sys.argv', ['show_sampling.py', *map(str, arguments)])
     tool.main()

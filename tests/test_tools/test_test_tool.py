@@ -1,12 +1,16 @@
 # Licensed under the Apache License, Version 2.0.
 import argparse
+import pickle
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmseg.registry import MODELS
+from PIL import Image
 from scripts import load_script
 from tiny_semi import write_semi_config
 
@@ -86,8 +90,37 @@ def test_teacher_predicts_under_test_time_augmentation(
             *(['--tta'] if number else [])])
         tool.main()
         scores.append(re.findall('mIoU: ([0-9.]+)', ''.join(capfd.readouterr()))[-1])
-    # With one channel mmseg takes the sigmoid of a sigmoid, which is above 0.3 everywhere.
-    assert scores[0] == scores[1] != scores[2] or head and len(scores) == 3
+    if not head:
+        assert scores[0] == scores[1] != scores[2]
+        return
+    # With one channel mmseg takes the sigmoid of a sigmoid, which is above 0.3 everywhere: class 1.
+    masks = [np.array(Image.open(path)) for path in (tmp_path / 'masks').iterdir()]
+    everywhere = 100 * np.mean([mask == 1 for mask in masks]) / 3  # classes a and c: IoU 0
+    assert list(map(float, scores[1:])) == pytest.approx([everywhere] * 2, abs=0.006)
+    assert scores[0] != scores[1]
+
+
+def test_a_checkpoint_is_trusted_on_request_only(tool, tiny_config, tmp_path, monkeypatch):
+    """A stand-in for the runner reads it."""
+    torch.save(dict(path=Path('x')), tmp_path / 'own.pth')  # not plain
+    read = []
+
+    class Reader:
+        def __init__(self, cfg):
+            self.cfg = cfg
+
+        def test(self):
+            read.append(CheckpointLoader.load_checkpoint(self.cfg.load_from))
+
+    monkeypatch.setattr(tool, 'build_runner', Reader)
+    monkeypatch.setattr(tool, 'finish', lambda: None)
+    arguments = ['test.py', str(tiny_config), str(tmp_path / 'own.pth')]
+    monkeypatch.setattr('sys.argv', arguments)
+    with pytest.raises(pickle.UnpicklingError, match='--trust-checkpoint'):
+        tool.main()
+    monkeypatch.setattr('sys.argv', [*arguments, '--trust-checkpoint', arguments[-1]])
+    tool.main()
+    assert read == [dict(path=Path('x'))]
 
 
 def test_config_of_a_resumed_run_tests_the_named_checkpoint(
@@ -98,8 +131,15 @@ def test_config_of_a_resumed_run_tests_the_named_checkpoint(
     cfg.train_dataloader.dataset.data_root = 'gone'
     cfg.dump(tmp_path / 'resumed.py')
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(), meta={}), tmp_path / 'it.pth')
-    monkeypatch.setattr(
-        'sys.argv', ['test.py', str(tmp_path / 'resumed.py'), str(tmp_path / 'it.pth')])
+    monkeypatch.setattr('sys.argv', ['test.py', str(tmp_path / 'resumed.py'),
+                                     str(tmp_path / 'it.pth'), '--out', str(tmp_path / 'out')])
     monkeypatch.setattr(tool, 'finish', lambda: None)
     tool.main()
-    assert 'mIoU: ' in ''.join(capfd.readouterr())
+    # and --out keeps what was scored
+    printed = ''.join(capfd.readouterr())
+    predicted = {path.stem: np.array(Image.open(path)) for path in (tmp_path / 'out').iterdir()}
+    assert sorted(predicted) == [str(number) for number in range(6)]
+    right = [predicted[name] == np.array(Image.open(tmp_path / f'masks/{name}.png'))
+             for name in predicted]
+    accuracy = re.findall('aAcc: ([0-9.]+)', printed)[-1]
+    assert float(accuracy) == pytest.approx(100 * np.mean(right), abs=0.006)

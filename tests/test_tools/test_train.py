@@ -1,11 +1,16 @@
 # Licensed under the Apache License, Version 2.0.
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import mmseg
+import pytest
 import torch
+from mmengine.config import Config
+from mmengine.runner.checkpoint import CheckpointLoader
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,3 +61,43 @@ def test_stock_train_needs_custom_imports_only(tiny_config):
     done = tool(stock, tiny_config.name, cwd=tiny_config.parent)
     assert done.returncode == 0, done.stderr
     torch.load(tiny_config.parent / 'work_dirs/tiny/iter_1.pth', weights_only=True)
+
+
+def test_what_the_options_make_of_the_config(tiny_config, tmp_path, monkeypatch):
+    """A stand-in for the runner reads a checkpoint in training, and the config is what it got."""
+    train, work_dir = load_script(ROOT / 'tools/train.py'), tmp_path / 'work'
+    tiny_config.write_text(tiny_config.read_text() + "load_from = 'pretrained.pth'\n")
+    latest, own, given = work_dir / 'iter_3.pth', tmp_path / 'own.pth', []
+    work_dir.mkdir()
+    latest.touch()
+    (work_dir / 'last_checkpoint').write_text(str(latest))
+    torch.save(dict(path=Path('x')), own)  # not plain
+
+    class Recorder:
+        def __init__(self, cfg):
+            given.append(cfg)
+
+        def train(self):
+            CheckpointLoader.load_checkpoint(str(own))
+
+    for name, stand_in in dict(build_runner=Recorder, check_training=lambda runner: None,
+                               finish=lambda: None).items():
+        monkeypatch.setattr(train, name, stand_in)
+
+    def cfg_of(*options, trust=('--trust-checkpoint', str(own))) -> Config:
+        monkeypatch.setattr('sys.argv', [
+            'train.py', str(tiny_config), '--work-dir', str(work_dir), *trust, *options])
+        train.main()
+        return given[-1]
+
+    plain, other = cfg_of(), ('--cfg-options', f'load_from={own}')
+    assert (plain.optim_wrapper.type, plain.get('resume', False)) == ('OptimWrapper', False)
+    assert plain.load_from == 'pretrained.pth'
+    assert plain.train_cfg.type == 'ResumableTrainLoop' and plain.work_dir == str(work_dir)
+    assert cfg_of('--amp').optim_wrapper.type == 'CPUAmpOptimWrapper'
+    for options, expected in ((('--resume', ), (True, str(latest))), (other, (False, str(own))),
+                              (('--resume', *other), (True, str(own)))):
+        cfg = cfg_of(*options)
+        assert (cfg.get('resume', False), cfg.load_from) == expected
+    with pytest.raises(pickle.UnpicklingError, match='--trust-checkpoint'):
+        cfg_of(trust=())
