@@ -1,5 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 """Runs a function in several gloo processes of this machine, and never waits for ever."""
+import random
 import tempfile
 import time
 import traceback
@@ -8,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch._dynamo  # noqa: F401  the optimizer would import it in every process: 1 s each
@@ -19,6 +21,10 @@ TIMEOUT = 120  # seconds; a few are needed on an idle machine
 
 def _rank(rank: int, world_size: int, folder: Path, function: Callable, args: tuple) -> None:
     torch.set_num_threads(1)
+    # Processes of their own would not have one random state in common, as forks have.
+    random.seed(rank)
+    np.random.seed(rank)  # noqa: NPY002
+    torch.manual_seed(rank)
     try:
         dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank,
                                 world_size=world_size, timeout=timedelta(seconds=TIMEOUT))

@@ -156,7 +156,7 @@ def test_half_precision_overflow_skips_the_step(dtype):
 # --------------------------------------------------------------------------- hypothesis
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_batch_through_the_segmentor(data):
     size = data.draw(st.tuples(st.integers(8, 40), st.integers(8, 40)), label='size')
@@ -203,7 +203,7 @@ def plain_loss(logits, labels, confidence, threshold, average):
     return total / max(count, 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_pseudo_label_loss_on_any_batch(data):
     shape = data.draw(st.tuples(*[st.integers(1, 3)] * 3), label='shape')
@@ -239,7 +239,7 @@ def test_a_representation_that_overflowed_gives_no_index_error(value, sampler):
         loss(embeddings.requires_grad_(), labels, torch.full((1, 3, 3, 4), 0.5)).backward()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_reco_loss_survives_numbers_that_are_not(data):
     """Not an index error, which on a GPU ends the process without a word about the cause."""
@@ -261,7 +261,7 @@ def test_reco_loss_survives_numbers_that_are_not(data):
         assert value == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_samplers_draw_from_where_they_should(data):
     num_classes = data.draw(st.integers(1, 5), label='C')
@@ -288,7 +288,7 @@ def test_samplers_draw_from_where_they_should(data):
             assert set(labels[keys[c]].flatten().tolist()) <= set(present) - {c}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_multi_source_sampler_of_any_sizes(data):
     """All ranks together go through each source without gaps, in the ratio, batch by batch."""

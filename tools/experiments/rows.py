@@ -92,7 +92,7 @@ def ablation_rows(base: Row) -> dict[str, Row]:
         'temperature-0.1': reco('Temperature 0.1', temperature=0.1),
         'temperature-1': reco('Temperature 1', temperature=1.0),
         'dims-32': row('Representation of 32', {'model.projector.embed_dims': 32}),
-        'dims-256': row('Representation of 256', {'model.projector.embed_dims': 256}),
+        'dims-512': row('Representation of 512', {'model.projector.embed_dims': 512}),
         'strong-0.8': reco('δ_s 0.8 (hard queries)', strong_threshold=0.8),
         'strong-1': reco('δ_s 1 (hard queries)', strong_threshold=1.0),
         'weak-0.5': row('δ_w 0.5', {'model.semi_train_cfg.weak_threshold': 0.5}),

@@ -461,7 +461,7 @@ def test_memory_layout_does_not_matter(layout):
     torch.testing.assert_close(other_grad, grad)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_batch_gives_a_finite_loss(data):
     def pick(low, high, label):

@@ -26,7 +26,7 @@ def assert_index_matches_loop(labels, hard, num_classes):
         assert sorted(block[:hard_count[c]]) == hard_members
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_index_equals_loop(data):
     num_classes = data.draw(st.integers(1, 6), label='num_classes')
