@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import re
+import struct
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -49,7 +50,10 @@ def to_plain(value: Any, name: str = 'checkpoint') -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
-        return torch.tensor(value) if value.dtype.kind in 'bifc' else value.tolist()
+        try:
+            return torch.tensor(value)
+        except TypeError:
+            return value.tolist()
     if isinstance(value, Mapping):
         return {to_plain(k, name): to_plain(v, f'{name}.{k}') for k, v in value.items()}
     if isinstance(value, (list, tuple, deque, set, frozenset)):
@@ -173,23 +177,29 @@ def load_local(filename: str, map_location: Any = None, trusted: Sequence[str] =
     is_trusted = any(os.path.realpath(filename) == os.path.realpath(path) for path in trusted)
     try:
         checkpoint = torch.load(filename, map_location=map_location, weights_only=not is_trusted)
-    except pickle.UnpicklingError as error:
+    except (EOFError, IndexError, OSError, RuntimeError, pickle.UnpicklingError,
+            struct.error) as error:
+        if _misses_end(error):
+            raise ValueError(
+                f'{filename} is not a complete checkpoint (cut short while it was written or '
+                f'copied?): {error}'
+            ) from error
+        if not isinstance(error, pickle.UnpicklingError):
+            raise
         raise pickle.UnpicklingError(
             f'{filename} is not a plain checkpoint: reading it can run code stored in it '
             f'({_unsafe_content(filename, error)}). If you trust where it comes from, say so with: '
             f'--trust-checkpoint {filename}'
         ) from None
-    except (EOFError, RuntimeError, OSError) as error:
-        # torch reports a missing end as a bad argument of the system, or as a stream it cannot read
-        if 'Invalid argument' not in str(error) and 'PytorchStreamReader' not in str(error) and (
-                not isinstance(error, EOFError)):
-            raise
-        raise ValueError(
-            f'{filename} is not a complete checkpoint (cut short while it was written or copied?): '
-            f'{error}'
-        ) from error
     drop_config(checkpoint)
     return checkpoint
+
+
+def _misses_end(error: Exception) -> bool:
+    """Whether this is one of the ways in which torch reports that a file ends too early."""
+    return isinstance(error, (EOFError, IndexError, struct.error)) or any(
+        words in str(error) for words in ('Invalid argument', 'PytorchStreamReader',
+                                          'unexpected EOF', 'pickle data was truncated'))
 
 
 def drop_config(checkpoint: dict) -> None:

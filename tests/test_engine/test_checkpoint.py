@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0.
 import os
 import pickle
+import stat
 from collections import Counter, OrderedDict, deque
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def test_plain_values_survive_a_weights_only_load(tmp_path):
         count=np.int32(7),
         flag=np.bool_(True),
         array=np.arange(6.0).reshape(2, 3),
+        image=np.array([[0, 255]], np.uint8),
         words=np.array(['a', 'b']),
         path=Path('a') / 'b',
         milestones=Counter({3: 1}),
@@ -50,6 +52,7 @@ def test_plain_values_survive_a_weights_only_load(tmp_path):
     loaded = torch.load(tmp_path / 'plain.pth', weights_only=True)
 
     assert torch.equal(loaded.pop('array'), torch.arange(6.0, dtype=torch.float64).view(2, 3))
+    assert torch.equal(loaded.pop('image'), torch.tensor([[0, 255]], dtype=torch.uint8))
     assert torch.equal(loaded['nested'][0][2].pop('x'), torch.ones(2))
     assert loaded == dict(
         score=0.25,
@@ -115,6 +118,30 @@ def test_a_truncated_file_is_named(tmp_path):
         load_local(str(tmp_path / 'gone.pth'))
 
 
+@pytest.mark.parametrize('trusted', [False, True])
+@pytest.mark.parametrize('end', [0, 1, 18, 0.5, 0.95])  # bytes, or the share of all
+def test_a_truncated_file_of_the_old_format_is_named(tmp_path, end, trusted):
+    file = tmp_path / 'cut.pth'
+    torch.save(dict(state_dict=dict(w=torch.zeros(1000))), file,
+               _use_new_zipfile_serialization=False)
+    assert torch.equal(load_local(str(file))['state_dict']['w'], torch.zeros(1000))
+    data = file.read_bytes()
+    file.write_bytes(data[:int(end if isinstance(end, int) else end * len(data))])
+    with pytest.raises(ValueError, match='cut.pth is not a complete checkpoint'):
+        load_local(str(file), trusted=[str(file)] * trusted)
+
+
+def test_an_error_that_has_nothing_to_do_with_the_file_is_handed_on(tmp_path, monkeypatch):
+    (tmp_path / 'whole.pth').write_bytes(b'P')
+
+    def load(*args, **kwargs):
+        raise RuntimeError('Attempting to deserialize object on a CUDA device')
+
+    monkeypatch.setattr(torch, 'load', load)
+    with pytest.raises(RuntimeError, match='on a CUDA device'):
+        load_local(str(tmp_path / 'whole.pth'))
+
+
 def test_safe_loading_ends_with_its_context(tmp_path):
     file = tmp_path / 'evil.pth'
     torch.save(Attack(tmp_path / 'victim'), file)
@@ -137,6 +164,21 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         save_checkpoint(dict(a=2), **args)
     assert torch.load(file, weights_only=True) == dict(a=1)
     assert os.listdir(file.parent) == [file.name]
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='folders are not flushed there')
+def test_a_file_and_then_its_name_are_flushed_to_disk(tmp_path, monkeypatch):
+    flushed = []
+
+    def fsync(descriptor):
+        status = os.fstat(descriptor)
+        flushed.append((status.st_ino, stat.S_ISDIR(status.st_mode), os.listdir(tmp_path)))
+
+    monkeypatch.setattr('mmseg_reco.engine.checkpoint.os.fsync', fsync)
+    AtomicLocalBackend().put(b'abc', tmp_path / 'x')
+    assert [is_folder for _, is_folder, _ in flushed] == [False, True]
+    assert flushed[0][0] == (tmp_path / 'x').stat().st_ino and 'x' not in flushed[0][2]
+    assert flushed[1][0] == tmp_path.stat().st_ino and flushed[1][2] == ['x']
 
 
 def test_leftovers_of_a_killed_write_are_removed(tmp_path):

@@ -1,11 +1,18 @@
 # Licensed under the Apache License, Version 2.0.
 """Runs that are asked to stop: a checkpoint, exit status 75, and the same end after a resume."""
 
+import os
 import signal
 from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.distributed as dist
+from gloo import run_ranks
 from killable import digests, read_log, train
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
 from test_end_to_end import semi_config  # noqa: F401  a fixture
 from test_exact_resume import LAST, files, method, stock  # noqa: F401  fixtures
 
@@ -45,6 +52,78 @@ def test_accumulated_gradients_are_not_thrown_away():
         optim_wrapper=SimpleNamespace(_accumulative_counts=4))
     hook.signal = signal.SIGTERM
     assert [done for done in range(1, 9) if hook._agreed(runner, done, done)] == [4, 8]
+
+
+def test_ranks_leave_a_validation_together():
+    """They have 5 and 3 batches, and exchange a number after each that both have."""
+
+    def validate(rank):
+        batches = (5, 3)[rank]
+        hook, runner = PreemptionHook(interval=1), SimpleNamespace(
+            optim_wrapper=None, hooks=[], iter=4, val_dataloader=range(batches),
+            val_loop=None, train_loop=None, train_dataloader=SimpleNamespace(worker_init_fn=None),
+            logger=SimpleNamespace(warning=lambda text: None))
+        hook.before_train(runner)
+        done = []
+        for stop_at in (None, 2):
+            hook.before_val_epoch(runner)
+            try:
+                for index in range(batches):
+                    done.append(index)
+                    if rank == 1 and index == stop_at:
+                        hook.signal = signal.SIGTERM
+                    hook.after_val_iter(runner, index)
+                total = torch.tensor(batches)  # of the metric, as the evaluator adds it up
+                dist.all_reduce(total)
+                done.append(total.item())
+            except SystemExit as stop:
+                done.append(stop.code)
+        hook.after_train(runner)
+        return done
+
+    first, second = run_ranks(validate)
+    assert first == [0, 1, 2, 3, 4, 8, 0, 1, 2, EXIT_PREEMPTED]
+    assert second == [0, 1, 2, 8, 0, 1, 2, EXIT_PREEMPTED]
+
+
+def test_a_loop_over_epochs_is_left_as_it_is(tmp_path):
+    """A signal in the middle of an epoch goes where it went; no checkpoint of half an epoch."""
+
+    class Line(BaseModel):
+
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def forward(self, x, mode):
+            return dict(loss=self.layer(torch.stack(x)).square().mean())
+
+    class Signal(Hook):
+
+        def after_train_iter(self, runner, **kwargs):
+            if runner.iter + 1 == 3:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    seen = []
+    previous = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    try:
+        Runner(
+            Line(), str(tmp_path),
+            train_dataloader=dict(batch_size=1, num_workers=0,
+                                  dataset=[dict(x=torch.ones(1))] * 2,
+                                  sampler=dict(type='DefaultSampler', shuffle=False)),
+            train_cfg=dict(by_epoch=True, max_epochs=2),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            default_hooks=dict(checkpoint=dict(type='SafeCheckpointHook', interval=1)),
+            custom_hooks=[dict(type='PreemptionHook'), Signal()], default_scope='mmseg',
+            experiment_name='epochs', randomness=dict(seed=0)).train()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert seen == [signal.SIGUSR1]
+    metas = {path.name: torch.load(path, weights_only=True)['meta']
+             for path in tmp_path.glob('*.pth')}
+    assert {name: (meta['epoch'], meta['iter']) for name, meta in metas.items()} == {
+        'epoch_1.pth': (1, 2), 'epoch_2.pth': (2, 4)}
 
 
 @pytest.mark.parametrize('signals', [(signal.SIGINT,), (signal.SIGTERM, signal.SIGUSR1)])

@@ -1,18 +1,22 @@
 # Licensed under the Apache License, Version 2.0.
 import math
 from collections.abc import Iterator
+from functools import wraps
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.structures import BaseDataElement
 from mmseg.registry import HOOKS
 from torch import Tensor
-from torch.optim import Optimizer
 
 from mmseg_reco.engine.tensors import copy_tensors
 from mmseg_reco.utils import unwrap
+
+from .safe_checkpoint_hook import SafeCheckpointHook
 
 ACTIONS = ('stop', 'skip')
 
@@ -28,11 +32,14 @@ class NumericalWatchHook(Hook):
     'stop' costs nothing: mmengine's RuntimeInfoHook has read every loss for the log, with one
     synchronisation for each, when this hook looks at what it has read, after the optimizer's step.
 
-    'skip' must know before that step. It looks at the gradients, which all ranks have in common
-    once they are reduced: they agree without a message. That takes one synchronisation of its own,
-    as mixed precision does, and a copy of the buffers, such as BN statistics, which a bad batch
-    has reached by then. The optimizer leaves weights and momentum alone in that step, and
-    ``skipped_iters`` in the message hub, in the log and in checkpoints, is one higher.
+    'skip' must know before that step. It looks at the losses and at the gradients; ranks exchange
+    one number on the device, so that they agree. That takes one synchronisation of its own, as
+    mixed precision does, and a copy of the buffers, such as BN statistics, which a bad batch has
+    reached by then. A step is left out if a loss or a gradient is not finite on any rank, and in
+    any of the batches whose gradients it accumulates: weights and momentum stay, buffers go back to
+    what they were, and ``skipped_iters`` in the message hub, in the log and in checkpoints, is one
+    higher. Gradients that overflow in mixed precision, with finite losses, are not counted: its
+    loss scaling leaves such steps out, and learns from them.
 
     Args:
         action (str): 'stop' or 'skip'.
@@ -47,7 +54,8 @@ class NumericalWatchHook(Hook):
         if action not in ACTIONS:
             raise ValueError(f'NumericalWatchHook: action is one of {ACTIONS}, got {action!r}')
         self.action = action
-        self._skipped = False
+        self._losses: list[Tensor] = []  # of the batches of this update
+        self._updated, self._skipped = True, False
         self._buffers: list[Tensor] = []
         self._copies: list[Tensor] = []
 
@@ -58,24 +66,43 @@ class NumericalWatchHook(Hook):
         self._buffers = list(runner.model.buffers())
         self._copies = [buffer.clone() for buffer in self._buffers]
         wrapper = runner.optim_wrapper
-        for part in wrapper.values() if isinstance(wrapper, dict) else [wrapper]:
-            part.optimizer.register_step_pre_hook(self._before_step)
+        for part in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+            self._watch(part)
+
+    def _watch(self, wrapper: OptimWrapper) -> None:
+        """Let a wrapper make a step if losses and gradients are finite, on all ranks or on none."""
+        backward, step = wrapper.backward, wrapper.step
+
+        def note_and_backward(loss: Tensor, **kwargs) -> None:
+            self._losses.append(loss.detach())
+            backward(loss, **kwargs)
+
+        @wraps(step)  # with the mark by which schedulers know that they count it
+        def step_if_finite(**kwargs) -> None:
+            watched = list(self._losses)
+            scaler = getattr(wrapper, 'loss_scaler', None)
+            if scaler is None or not scaler.is_enabled():  # else it looks at the gradients itself
+                watched += [parameter.grad for group in wrapper.param_groups
+                            for parameter in group['params'] if parameter.grad is not None]
+            finite = all_finite(watched).int()
+            all_reduce(finite, 'min')
+            self._updated = True
+            if finite:
+                step(**kwargs)
+            else:
+                self._skipped = True
+
+        wrapper.backward, wrapper.step = note_and_backward, step_if_finite
 
     def before_train_iter(self,
                           runner: Runner,
                           batch_idx: int,
                           data_batch: dict | None = None) -> None:
-        """Keep the buffers, where steps are to be skipped."""
-        self._skipped = False
-        if self._copies:
+        """Keep the buffers, where the first batch of an update comes."""
+        if self._updated:
+            self._updated = self._skipped = False
+            self._losses.clear()
             copy_tensors(self._copies, self._buffers)
-
-    def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-        gradients = [parameter.grad for group in optimizer.param_groups
-                     for parameter in group['params'] if parameter.grad is not None]
-        if gradients and not all_finite(gradients):
-            self._skipped = True
-            optimizer.zero_grad(set_to_none=True)  # a parameter without gradient is not touched
 
     def after_train_iter(self,
                          runner: Runner,
@@ -101,11 +128,12 @@ class NumericalWatchHook(Hook):
                 f'{text} A lower learning rate, clip_grad, or a look at these images '
                 "(tools/check_data.py) may help; NumericalWatchHook(action='skip') goes on "
                 'without such batches.')
-        if self._copies:
-            copy_tensors(self._buffers, self._copies)
-        count = hub.get_info('skipped_iters', 0) + 1
-        hub.update_info('skipped_iters', count)
-        runner.logger.warning(f'{text} Skipped; {count} so far.')
+        copy_tensors(self._buffers, self._copies)
+        if self._skipped:  # not yet, where the update is still to come
+            count = hub.get_info('skipped_iters', 0) + 1
+            hub.update_info('skipped_iters', count)
+            text = f'{text} Skipped; {count} so far.'
+        runner.logger.warning(text)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse to save weights or BN statistics that are not finite.
@@ -114,9 +142,14 @@ class NumericalWatchHook(Hook):
             FloatingPointError: Some are.
         """
         model = unwrap(runner.model)
+        buffers = [*model.named_buffers()]
+        for hook in runner.hooks:
+            if isinstance(hook, SafeCheckpointHook):
+                buffers += [(f'rank {rank}: {name}', buffer)
+                            for rank, own in enumerate(hook.buffers_of_ranks)
+                            for name, buffer in own.items()]
         saved = [*model.named_parameters(), *(
-            item for item in model.named_buffers()
-            if item[0].endswith(('running_mean', 'running_var')))]
+            item for item in buffers if item[0].endswith(('running_mean', 'running_var')))]
         bad = [name for name, tensor in saved if not all_finite([tensor])]
         if bad:
             raise FloatingPointError(
@@ -125,10 +158,10 @@ class NumericalWatchHook(Hook):
                 f'{find_latest_checkpoint(runner.work_dir)}.')
 
 
-def all_finite(tensors: list[Tensor]) -> bool:
-    """Whether all elements are finite; reads one number from the device."""
+def all_finite(tensors: list[Tensor]) -> Tensor:
+    """Whether all elements are finite, as a scalar on the device."""
     norms = torch._foreach_norm(tensors, math.inf)
-    return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
+    return torch.stack([norm.float() for norm in norms]).isfinite().all()
 
 
 def image_paths(data: Any) -> Iterator[str]:
@@ -146,5 +179,5 @@ def image_paths(data: Any) -> Iterator[str]:
 def describe(iteration: int, bad: dict[str, float], images: list[str]) -> str:
     """Say which losses are not finite, and on which images."""
     terms = ', '.join(f'{name} = {value}' for name, value in bad.items())
-    what = f'not finite: {terms}' if bad else 'the gradients are not finite, the losses here are'
-    return f'Iteration {iteration}: {what}. Images: {", ".join(images) or "unknown"}.'
+    what = terms or 'a gradient, or a loss of another process or of an earlier batch of this update'
+    return f'Iteration {iteration}: not finite: {what}. Images: {", ".join(images) or "unknown"}.'

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmseg.registry import HOOKS
 from torch.utils.data import DataLoader
 
@@ -31,6 +31,9 @@ class PreemptionHook(Hook):
     Several processes agree on the iteration: any of them may have got the signal. For that they
     exchange one number every ``interval`` iterations (of training and of validation) and stop
     there; one process alone stops at the next. With gradient accumulation they stop at an update.
+
+    In mmengine's loop over epochs signals do what they do without this hook: a run cannot go on
+    from the middle of an epoch.
 
     Args:
         interval (int): Iterations between the exchanges, >= 1. Fewer, where a signal leaves little
@@ -55,6 +58,9 @@ class PreemptionHook(Hook):
         self.signal = None
         if threading.current_thread() is not threading.main_thread():
             return  # Python knows handlers in the main thread only
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            runner.logger.info('PreemptionHook leaves signals alone: training counts epochs.')
+            return
         self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         detach_workers(runner.train_dataloader)
         if runner.val_loop is not None:
@@ -78,7 +84,7 @@ class PreemptionHook(Hook):
                          data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
         """Leave, if a signal came."""
-        if self._agreed(runner, runner.iter + 1, runner.iter + 1):
+        if self._previous and self._agreed(runner, runner.iter + 1, runner.iter + 1):
             self._leave(runner, runner.iter + 1)
 
     def before_val_epoch(self, runner: Runner) -> None:

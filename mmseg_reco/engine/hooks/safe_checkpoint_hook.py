@@ -2,7 +2,7 @@
 import logging
 import os.path as osp
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,8 @@ class SafeCheckpointHook(CheckpointHook):
         **kwargs: Of :class:`mmengine.hooks.CheckpointHook`.
     """
 
-    _buffers_of_ranks: list[dict[str, Tensor]] = []
+    #: Of the checkpoint that is being written; see :func:`gather_buffers`.
+    buffers_of_ranks: list[dict[str, Tensor]] = []
 
     def before_train(self, runner: Runner) -> None:
         """Choose the atomic file backend where checkpoints go to a local directory."""
@@ -82,7 +83,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Write a checkpoint, say that it is the last one, remove what is not to be kept."""
         if isinstance(self.file_backend, _LateRemoval):
-            self.file_backend.flush()  # a new best checkpoint has just been written
+            self._remove_previous_best()  # a new one has just been written
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         hub = runner.message_hub
@@ -93,7 +94,7 @@ class SafeCheckpointHook(CheckpointHook):
             # The one that has to go is still among them: who resumes from here removes it.
             hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
 
-        self._buffers_of_ranks = gather_buffers(runner.model)
+        self.buffers_of_ranks = gather_buffers(runner.model)
         with _saying_how_to_go_on():
             runner.save_checkpoint(
                 self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
@@ -102,7 +103,7 @@ class SafeCheckpointHook(CheckpointHook):
             if is_main_process():
                 AtomicLocalBackend().put_text(
                     self.last_ckpt, join_path(runner.work_dir, 'last_checkpoint'))
-        self._buffers_of_ranks = []
+        self.buffers_of_ranks = []
 
         if self.max_keep_ckpts > 0:
             while len(self.keep_ckpt_ids) > self.max_keep_ckpts:
@@ -116,9 +117,14 @@ class SafeCheckpointHook(CheckpointHook):
         try:
             with _saying_how_to_go_on():
                 super()._save_best_checkpoint(runner, metrics)
-            self.file_backend.flush()
+            self._remove_previous_best()
         finally:
             self.file_backend = backend
+
+    def _remove_previous_best(self) -> None:
+        best = [getattr(self, 'best_ckpt_path', None),
+                *getattr(self, 'best_ckpt_path_dict', {}).values()]
+        self.file_backend.flush(keep=best)  # the new one may have the name of the previous
 
     def _remove(self, path: str) -> None:
         if is_main_process() and self.file_backend.isfile(path):
@@ -132,8 +138,8 @@ class SafeCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Replace everything but the weights by plain values, in place."""
         checkpoint['meta']['world_size'] = get_world_size()
-        if any(self._buffers_of_ranks):
-            checkpoint['buffers_of_ranks'] = self._buffers_of_ranks
+        if any(self.buffers_of_ranks):
+            checkpoint['buffers_of_ranks'] = self.buffers_of_ranks
         hub = checkpoint['message_hub']
         hub['log_scalars'] = {name: pack_history(b) for name, b in hub['log_scalars'].items()}
         for key, value in checkpoint.items():
@@ -184,9 +190,11 @@ class _LateRemoval:
     def remove(self, path: str) -> None:
         self._outdated.append(path)
 
-    def flush(self) -> None:
+    def flush(self, keep: Collection[str | None]) -> None:
         while self._outdated:
-            self._backend.remove(self._outdated.pop())
+            path = self._outdated.pop()
+            if path not in keep:
+                self._backend.remove(path)
 
 
 def gather_buffers(model: nn.Module) -> list[dict[str, Tensor]]:

@@ -12,7 +12,7 @@ from mmseg.registry import HOOKS
 from torch import Tensor
 
 from mmseg_reco.models import PseudoLabelLoss, ReCoLoss
-from mmseg_reco.utils import unwrap
+from mmseg_reco.utils import check_probability, unwrap
 
 #: Hyper-parameters that can be scheduled, and their types.
 SCHEDULED = dict(
@@ -79,13 +79,21 @@ class SamplingHook(Hook):
         self._counts: Counter = Counter()
 
     def before_train(self, runner: Runner) -> None:
-        """Find the logger's interval; refuse schedules that nothing would follow."""
+        """Find the logger's interval; refuse values out of range, and what nothing would follow.
+
+        Raises:
+            ValueError: A schedule has such a value, or no part of the model has what it sets.
+        """
         if self.interval is None:
             self.interval = next(
                 (hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 50)
         for name in self.schedules:
             if not any(hasattr(target, name) for target in self._targets(runner)):
                 raise ValueError(f'SamplingHook: no part of the model has "{name}" to schedule')
+        # in range between its points too, if it is at them
+        for step in [point[0] for points in self.schedules.values() for point in points]:
+            self._set(runner, step)
+        self._set(runner, runner.iter)
 
     @staticmethod
     def _targets(runner: Runner) -> Iterator[nn.Module | ConfigDict]:
@@ -101,8 +109,13 @@ class SamplingHook(Hook):
                           batch_idx: int,
                           data_batch: dict | None = None) -> None:
         """Set the scheduled hyper-parameters."""
+        self._set(runner, runner.iter)
+
+    def _set(self, runner: Runner, step: int) -> None:
         for name, points in self.schedules.items():
-            value = scheduled_value(points, runner.iter)
+            value = scheduled_value(points, step)
+            if name.endswith('threshold'):
+                check_probability(f'SamplingHook: {name}', value)
             for target in self._targets(runner):
                 if hasattr(target, name):
                     setattr(target, name, round(value) if SCHEDULED[name] is int else value)

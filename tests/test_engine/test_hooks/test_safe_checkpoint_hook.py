@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from mmseg_reco.engine.checkpoint import load_local, safe_checkpoint_loading
+from mmseg_reco.engine.checkpoint import latest_checkpoint, load_local, safe_checkpoint_loading
 from mmseg_reco.engine.hooks import SafeCheckpointHook
 from mmseg_reco.engine.hooks.safe_checkpoint_hook import gather_buffers, restore_buffers
 
@@ -48,7 +48,8 @@ class Scores(BaseMetric):
         return dict(mIoU=score, aAcc=score)
 
 
-def run(work_dir, name, iters, scores, hook=SafeCheckpointHook, trusted=(), save_best='mIoU'):
+def run(work_dir, name, iters, scores, hook=SafeCheckpointHook, trusted=(), save_best='mIoU',
+        out_dir=None):
     """Train up to ``iters``, from the latest checkpoint if there is one."""
     Scores.values = list(scores)
     torch.manual_seed(0)
@@ -69,7 +70,8 @@ def run(work_dir, name, iters, scores, hook=SafeCheckpointHook, trusted=(), save
         ],
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
-            checkpoint=hook(by_epoch=False, interval=3, save_best=save_best, max_keep_ckpts=1),
+            checkpoint=hook(by_epoch=False, interval=3, save_best=save_best, max_keep_ckpts=1,
+                            out_dir=out_dir),
         ),
         log_processor=dict(by_epoch=False),
         resume=True,
@@ -111,6 +113,45 @@ def test_a_new_best_after_resume_replaces_the_old(tmp_path):
     runner = run(tmp_path, 'new_best', 6, [20.0])
     assert runner.message_hub.get_info('best_score') == 20.0
     assert [path.name for path in tmp_path.glob('best*')] == ['best_mIoU_iter_6.pth']
+
+
+@pytest.mark.parametrize('save_best', ['mIoU', ['mIoU', 'aAcc']])
+def test_a_better_score_at_the_same_iteration_replaces_the_file(tmp_path, save_best):
+    runner = run(tmp_path, f'twice_{len(save_best)}', 3, [10.0], save_best=save_best)
+    with torch.no_grad():
+        runner.model.layers[1].weight.fill_(2)
+    Scores.values = [20.0]
+    runner.val_loop.run()
+    names = [f'best_{key}_iter_3.pth' for key in ('mIoU', 'aAcc') if key in save_best]
+    assert sorted(path.name for path in tmp_path.glob('best*')) == sorted(names)
+    for name in names:
+        assert load_local(str(tmp_path / name))['state_dict']['layers.1.weight'] == 2
+
+
+def test_the_best_checkpoint_stays_until_the_next_is_written(tmp_path, monkeypatch):
+    stock = Runner.save_checkpoint
+
+    def save(self, out_dir, filename, *args, **kwargs):
+        if filename == 'best_mIoU_iter_6.pth':
+            raise OSError('disk full')
+        stock(self, out_dir, filename, *args, **kwargs)
+
+    monkeypatch.setattr(Runner, 'save_checkpoint', save)
+    with pytest.raises(OSError, match='disk full.*--resume'):
+        run(tmp_path, 'full', 6, [10.0, 20.0])
+    assert [path.name for path in tmp_path.glob('best*')] == ['best_mIoU_iter_3.pth']
+
+
+def test_checkpoints_may_lie_elsewhere(tmp_path):
+    """In a folder of the run's name; the work directory says where."""
+    work, out = tmp_path / 'work' / 'name', tmp_path / 'out'
+    run(work, 'elsewhere', 3, [10.0], out_dir=str(out))
+    assert latest_checkpoint(work) == str(out / 'name' / 'iter_3.pth')
+    resumed = run(work, 'elsewhere_again', 6, [20.0], out_dir=str(out))
+    assert len(history(resumed, 'train/loss')) == 6
+    assert latest_checkpoint(work) == str(out / 'name' / 'iter_6.pth')
+    assert sorted(path.name for path in tmp_path.rglob('*.pth')) == [
+        'best_mIoU_iter_6.pth', 'iter_6.pth']
 
 
 @pytest.mark.parametrize('save_best', ['mIoU', ['mIoU', 'aAcc']])

@@ -49,8 +49,10 @@ def test_schedule_reaches_the_losses(runner):
     hook = SamplingHook(dict(
         num_queries=[(0, 10), (10, 21)], temperature=[(0, 1), (10, 0.5)],
         strong_threshold=[(0, 0.5), (10, 0.9)], weak_threshold=[(0, 0.1), (10, 0.7)]))
+    runner.iter = 5  # as a resumed run
     hook.before_train(runner)
     reco, model = runner.model.losses[0], runner.model
+    assert (reco.num_queries, reco.temperature) == (16, 0.75)
     for step, expected in ((0, (10, 1, 0.5, 0.1)), (5, (16, 0.75, 0.7, 0.4)),
                            (20, (21, 0.5, 0.9, 0.7))):
         runner.iter = step
@@ -142,11 +144,29 @@ def test_bad_schedules_are_refused(schedules, message):
         SamplingHook(schedules)
 
 
-def test_values_out_of_range_and_schedules_without_a_taker_are_refused(runner):
-    hook = SamplingHook(dict(temperature=[(0, 0)]))
-    hook.before_train(runner)
-    with pytest.raises(ValueError, match='temperature must be > 0'):
-        hook.before_train_iter(runner, 0)
+@pytest.mark.parametrize('schedules, message', [
+    (dict(temperature=[(0, 0)]), 'temperature must be > 0'),
+    (dict(temperature=[(0, 1), (900, 0)]), 'temperature must be > 0'),
+    (dict(num_queries=[(0, 4), (9, 0.4)]), 'num_queries must be an integer >= 1, got 0'),
+    (dict(strong_threshold=[(0, 0)]), r'strong_threshold is a probability in \(0, 1\]'),
+    (dict(strong_threshold=[(0, 97)]), 'strong_threshold is a probability'),
+    (dict(weak_threshold=[(0, 70)]), r'weak_threshold is a probability in \[0, 1\], got 70'),
+    (dict(weak_threshold=[(0, 0.7), (9, -0.1)]), 'weak_threshold is a probability'),
+])
+def test_values_out_of_range_are_refused_before_training(runner, schedules, message):
+    with pytest.raises(ValueError, match=message):
+        SamplingHook(schedules).before_train(runner)
+
+
+def test_values_out_of_range_are_refused_without_reco(runner):
+    """The range is that of PseudoLabelLoss then, which 0 belongs to."""
+    del runner.model.losses[0]
+    SamplingHook(dict(strong_threshold=[(0, 0), (9, 1)])).before_train(runner)
+    with pytest.raises(ValueError, match='strong_threshold is a probability .*got 97'):
+        SamplingHook(dict(strong_threshold=[(0, 0.5), (9, 97)])).before_train(runner)
+
+
+def test_schedules_without_a_taker_are_refused(runner):
     del runner.model.semi_train_cfg
     with pytest.raises(ValueError, match='weak_threshold'):
         SamplingHook(dict(weak_threshold=[(0, 0.7)])).before_train(runner)

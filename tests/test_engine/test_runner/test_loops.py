@@ -6,6 +6,8 @@ import torch
 import torch.nn as nn
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import MessageHub
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmseg_reco.datasets.samplers import SeededBatchSampler, seeded_batch_sampler
@@ -106,3 +108,39 @@ def test_ranks_iterations_and_loading_draw_numbers_of_their_own(monkeypatch):
     first, second = (drawn(monkeypatch, rank) for rank in range(2))
     assert len(set(first + second)) == 12
     assert drawn(monkeypatch, 1, start=2) == second[4:]  # resumed
+
+
+def events(stop_at=None, start=0, validated=None):
+    """What a run of five iterations does: iterations, validations (negative) and hooks."""
+    done = []
+
+    def train_step(batch, optim_wrapper):
+        loop.stop_training = loop.iter + 1 == stop_at
+        done.append(loop.iter + 1)
+
+    model = nn.Identity()
+    model.train_step = train_step
+    runner = SimpleNamespace(
+        seed=0, _randomness_cfg={}, build_dataloader=Runner.build_dataloader, model=model,
+        optim_wrapper=None, val_loop=SimpleNamespace(run=lambda: done.append(-loop.iter)),
+        call_hook=lambda name, **kwargs: done.append(name) if name == 'after_train' else None,
+        visualizer=SimpleNamespace(), message_hub=MessageHub('loop'))
+    runner.message_hub.update_info('last_validation', validated)
+    data = dict(dataset=list(range(5)), batch_size=1, num_workers=0,
+                sampler=dict(type='InfiniteSampler', shuffle=False))
+    loop = ResumableTrainLoop(runner, data, max_iters=5, val_interval=2, val_begin=3)
+    loop._iter = start
+    loop.run()
+    return done
+
+
+def test_validations_are_those_of_the_interval_from_the_first_on_and_of_the_end():
+    assert events() == [1, 2, 3, 4, -4, 5, -5, 'after_train']
+    assert events(start=2) == [3, 4, -4, 5, -5, 'after_train']
+    assert events(start=4) == [-4, 5, -5, 'after_train']  # it was due when the run was killed
+    assert events(start=4, validated=4) == [5, -5, 'after_train']
+    assert events(start=5) == [-5, 'after_train']
+
+
+def test_a_hook_may_end_the_run():
+    assert events(stop_at=3) == [1, 2, 3, 'after_train']
