@@ -3,7 +3,7 @@
 # number of images in a step as the baseline, but half of them are unlabelled scenes, with the
 # labels that the teacher gives. Lower thresholds than the paper's, as a small network that starts
 # from scratch is less sure; fewer queries and negatives, for the small maps; and a teacher with the
-# student's BN statistics, which labels these drawn scenes better (docs/results.md).
+# student's BN statistics, which labels these drawn scenes better (docs/analysis.md).
 _base_ = './deeplabv3plus_r18-d16_demo-p0_supervised.py'
 model = dict(
     _delete_=True,

@@ -1,6 +1,6 @@
 # Licensed under the Apache License, Version 2.0.
 # RC2L (a reconstruction) on a per-pixel head: regions are the soft masks of the classes. There is
-# no RCC without queries. At weight 1 each term does harm in this short schedule (docs/results.md).
+# no RCC without queries. At weight 1 each term does harm in this short schedule (docs/analysis.md).
 _base_ = '../reco/deeplabv3plus_m-v2_camvid_semi-20.py'
 model = dict(
     {key: value for key, value in _base_.model.items() if key != 'loss_unsup'},
