@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0.
-"""What one forward pass of a network gives, and losses on its representations."""
+"""What one forward pass of a network gives, maps beside it, and losses on its representations."""
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -72,6 +72,30 @@ def drop_channels(features: Any, whole: int, prob: float) -> Any:
 def stack_labels(data_samples: SampleList, name: str = 'gt_sem_seg') -> Tensor:
     """Stack the label maps of a batch to (B, H, W), int64."""
     return torch.cat([getattr(sample, name).data for sample in data_samples])
+
+
+def fill_padding(maps: Tensor, value: float, size: tuple[int, int],
+                 data_samples: SampleList) -> Tensor:
+    """Maps with a value of their own where the images are padding.
+
+    Args:
+        maps (Tensor): Shape (B, ..., h, w).
+        value (float): What padding gets.
+        size (tuple[int, int]): Height and width of the batch of images, padding included.
+        data_samples (list[SegDataSample]): With the images' own sizes, ``img_shape``.
+
+    Returns:
+        Tensor: The same shape; the same tensor where nothing is padded.
+    """
+    sizes = [tuple(sample.img_shape[:2]) for sample in data_samples]
+    if all(own == tuple(size) for own in sizes):
+        return maps
+    maps = maps.clone()
+    rows, columns = (part / whole for part, whole in zip(maps.shape[-2:], size, strict=True))
+    for image, (height, width) in zip(maps, sizes, strict=True):
+        image[..., round(height * rows):, :] = value
+        image[..., round(width * columns):] = value
+    return maps
 
 
 def check_names(losses: Iterable[nn.Module]) -> None:

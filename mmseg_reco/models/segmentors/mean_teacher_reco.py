@@ -9,8 +9,8 @@ from torch import Tensor
 from mmseg_reco.utils import check_not_negative, check_probability
 
 from ..preprocess import PseudoBatch
-from .dense import DenseOutput, check_names, stack_labels
-from .semi_base import SemiBaseSegmentor, fill_padding
+from .dense import DenseOutput, check_names, fill_padding, stack_labels
+from .semi_base import SemiBaseSegmentor
 
 
 @MODELS.register_module()

@@ -34,7 +34,14 @@ from mmseg_reco.utils import (
 from ..losses import RegionLoss
 from ..preprocess import IGNORE_INDEX, PseudoBatch
 from ..regions import RegionPrediction, RegionTarget, region_target
-from .dense import DenseOutput, check_names, dense_losses, no_loss, stack_labels
+from .dense import (
+    DenseOutput,
+    check_names,
+    dense_losses,
+    fill_padding,
+    no_loss,
+    stack_labels,
+)
 from .distribution_alignment import DistributionAlignment
 from .query_encoder_decoder import QUERY_HEADS
 
@@ -592,30 +599,6 @@ class SemiBaseSegmentor(BaseSegmentor):
                 for branch in branches:
                     state_dict[branch + key[len(prefix):]] = value
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def fill_padding(maps: Tensor, value: float, size: tuple[int, int],
-                 data_samples: SampleList) -> Tensor:
-    """Maps with a value of their own where the images are padding.
-
-    Args:
-        maps (Tensor): Shape (B, ..., h, w).
-        value (float): What padding gets.
-        size (tuple[int, int]): Height and width of the batch of images, padding included.
-        data_samples (list[SegDataSample]): With the images' own sizes, ``img_shape``.
-
-    Returns:
-        Tensor: The same shape; the same tensor where nothing is padded.
-    """
-    sizes = [tuple(sample.img_shape[:2]) for sample in data_samples]
-    if all(own == tuple(size) for own in sizes):
-        return maps
-    maps = maps.clone()
-    rows, columns = (part / whole for part, whole in zip(maps.shape[-2:], size, strict=True))
-    for image, (height, width) in zip(maps, sizes, strict=True):
-        image[..., round(height * rows):, :] = value
-        image[..., round(width * columns):] = value
-    return maps
 
 
 def pseudo_label_diagnostics(labels: Tensor, confidence: Tensor, data_samples: SampleList,

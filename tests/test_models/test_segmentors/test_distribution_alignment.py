@@ -7,10 +7,9 @@ import torch
 from gloo import run_ranks
 from mmengine.logging import MessageHub
 from mmseg.registry import MODELS
-from tiny_segmentor import NUM_CLASSES, SIZE, make_batch, make_sample, segmentor_config
+from tiny_segmentor import NUM_CLASSES, make_batch, segmentor_config
 
 from mmseg_reco.models.segmentors.distribution_alignment import DistributionAlignment
-from mmseg_reco.models.segmentors.semi_base import fill_padding
 
 
 def random_probs(seed, classes=3):
@@ -162,16 +161,6 @@ def test_padding_does_not_count():
     torch.testing.assert_close(
         model.align.aligned, (aligned / aligned.sum(0)).mean(1), rtol=1e-4, atol=1e-5)
 
-
-def test_padding_is_filled_at_the_resolution_of_the_maps():
-    maps = torch.rand(2, 3, 8, 10)
-    samples = [make_sample(torch.zeros(SIZE, dtype=torch.long), size) for size in (SIZE, (20, 12))]
-    expected = maps.clone()
-    expected[1, :, 5:] = 7
-    expected[1, :, :, 3:] = 7
-    assert torch.equal(fill_padding(maps, 7, SIZE, samples), expected)
-    assert torch.equal(fill_padding(maps[:, 0], 7, SIZE, samples), expected[:, 0])
-    assert fill_padding(maps, 7, SIZE, samples[:1] * 2) is maps
 
 
 @pytest.mark.parametrize('target, message', [
