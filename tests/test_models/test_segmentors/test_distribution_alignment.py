@@ -162,7 +162,6 @@ def test_padding_does_not_count():
         model.align.aligned, (aligned / aligned.sum(0)).mean(1), rtol=1e-4, atol=1e-5)
 
 
-
 @pytest.mark.parametrize('target, message', [
     ('labels', "'labeled' or a list.*'labels'"),
     ([1., 1.], 'needs 4 positive numbers'),
