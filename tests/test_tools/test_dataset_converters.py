@@ -409,6 +409,27 @@ class TestSUNRGBD:
         with pytest.raises(SystemExit, match='lists 9, which is no test image'):
             convert('sunrgbd', *arguments)
 
+    def test_image_and_mask_stay_aligned(self, convert, root, tmp_path):
+        rng = np.random.default_rng(0)
+        blocks = rng.integers(0, 37, (53, 73), dtype=np.uint8)
+        labels = blocks.repeat(10, 0).repeat(10, 1)
+        image_path = root / 'SUNRGBD-train_images/img-000001.jpg'
+        write_image(image_path, np.stack([labels * 6] * 3, -1), quality=100)
+        write_image(root / 'sunrgbd_train_test_labels/img-005051.png', labels)
+        convert('sunrgbd', root, '--out', tmp_path / 'out')
+
+        resized = np.array(Image.open(tmp_path / 'out/labels/train/img-005051.png'))
+        rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int)
+                         for new, old in ((384, 530), (512, 730)))
+        np.testing.assert_array_equal(resized, labels[rows[:, None], columns])
+        pixels = torch.tensor(np.array(Image.open(image_path))).float().movedim(-1, 0)
+        bilinear = torch.nn.functional.interpolate(
+            pixels[None], (384, 512), mode='bilinear', antialias=True)[0].movedim(0, -1)
+        image = np.array(Image.open(tmp_path / 'out/images/train/img-005051.jpg'))
+        difference = np.abs(image - bilinear.numpy())
+        assert difference.mean() < 3 and np.quantile(difference, 0.99) < 12  # quality 95
+        assert np.abs(image[..., 0] - 6.0 * resized)[5:-5, 5:-5].mean() < 15
+
     def test_refuses(self, convert, root, tmp_path):
         labels = root / 'sunrgbd_train_test_labels/img-005052.png'
         write_image(labels, np.full((530, 730), 38, np.uint8))
