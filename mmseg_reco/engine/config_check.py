@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 from mmseg import registry
@@ -20,6 +21,8 @@ _RESERVED = {'type', 'priority', '_scope_', '_delete_'}
 _PARTS = {'auxiliary_head', 'backbone', 'decode_head', 'neck', 'pretrained', 'test_cfg',
           'train_cfg'}
 _ENDLESS = 'InfiniteSampler', 'MultiSourceSampler'
+# What mmengine makes of train_cfg.by_epoch.
+_LOOPS = {True: 'EpochBasedTrainLoop', False: 'IterBasedTrainLoop'}
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
@@ -139,7 +142,9 @@ def check_constructor(cfg: Config) -> None:
 
 
 def check_training(runner: Runner) -> None:
-    """Refuse a training that would run in vain: with a teacher that nothing moves, or endless.
+    """Refuse a training that would run in vain: its teacher never moves, or its epochs never end.
+
+    Also one by iterations whose learning rate or checkpoints wait for the end of an epoch.
 
     Args:
         runner (Runner): The runner, before it trains.
@@ -158,14 +163,37 @@ def check_training(runner: Runner) -> None:
         raise ValueError("custom_hooks lacks dict(type='MeanTeacherHook'): the teacher would keep "
                          'its first weights')
     loop = cfg.get('train_cfg') or {}
-    by_epoch = (type_name(loop) == 'EpochBasedTrainLoop' if 'type' in loop
-                else loop.get('by_epoch'))
+    kind = type_name(loop) if 'type' in loop else _LOOPS.get(loop.get('by_epoch'))
     sampler = (cfg.get('train_dataloader') or {}).get('sampler')
-    if by_epoch and sampler and type_name(sampler) in _ENDLESS:
+    if kind == 'EpochBasedTrainLoop' and sampler and type_name(sampler) in _ENDLESS:
         raise ValueError(
             f'train_cfg counts epochs, but those of {type_name(sampler)} never end: take '
             "train_cfg = dict(type='IterBasedTrainLoop', max_iters=..., val_interval=...), with "
             '_delete_=True where a base has another')
+    if kind in ('IterBasedTrainLoop', 'ResumableTrainLoop'):
+        _check_iterations(cfg, runner.hooks)
+
+
+def _check_iterations(cfg: Config, hooks: Iterable[Hook]) -> None:
+    """Refuse what counts epochs, as mmengine does by default, where there is a single endless one.
+
+    Raises:
+        ValueError: The message names the setting and the remedy.
+    """
+    for place, schedule in _typed(cfg.get('param_scheduler'), 'param_scheduler'):
+        by_epoch = schedule.get('by_epoch', True) and not schedule.get('convert_to_iter_based')
+        # that one goes by the validations
+        if by_epoch and not type_name(schedule).startswith('ReduceOnPlateau'):
+            raise ValueError(
+                f'{place} ({type_name(schedule)}) counts epochs, but train_cfg iterations, so that '
+                'it would never take a step: give it by_epoch=False, and its begin and end in '
+                'iterations')
+    if any(isinstance(hook, CheckpointHook) and hook.by_epoch and hook.interval > 0
+           for hook in hooks):
+        raise ValueError(
+            'default_hooks.checkpoint counts epochs, but train_cfg iterations, so that nothing '
+            "would be saved before the end: set default_hooks = dict(checkpoint=dict(type='Safe"
+            "CheckpointHook', by_epoch=False, interval=...)), in iterations")
 
 
 def check_options(options: Iterable[str], cfg: Config) -> None:

@@ -73,7 +73,7 @@ def _say(message: str) -> None:
 def use_safe_checkpoints(cfg: Config) -> None:
     """Save through SafeCheckpointHook wherever the config asks for mmengine's CheckpointHook."""
     cfg.setdefault('default_hooks', {})
-    cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
+    cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     hook = cfg.default_hooks.checkpoint
     if hook is not None and hook['type'] in ('CheckpointHook', CheckpointHook):
         hook['type'] = 'SafeCheckpointHook'

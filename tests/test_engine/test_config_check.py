@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmseg.datasets import BaseSegDataset
 
 from mmseg_reco.datasets import MultiBranch, PartialVOCDataset
@@ -102,6 +103,32 @@ def test_what_cannot_be_trained(loop):
         check([CheckDataHook()], model=semi)
     check([type('Mine', (MeanTeacherHook, ), {})()], model=semi)
     check([], model=dict(type='EmbeddingEncoderDecoder'))
+
+
+@pytest.mark.parametrize('loop', [dict(type='IterBasedTrainLoop', max_iters=9),
+                                  dict(type='ResumableTrainLoop', max_iters=9),
+                                  dict(by_epoch=False, max_iters=9)])
+def test_what_waits_for_the_end_of_an_epoch(loop):
+    def check(schedules, *hooks, loop=loop):
+        check_training(SimpleNamespace(
+            hooks=hooks, cfg=Config(dict(train_cfg=loop, param_scheduler=schedules))))
+
+    by_iteration = dict(type='LinearLR', by_epoch=False, end=3)
+    for schedules, place in (([by_iteration, dict(type='PolyLR')], r'param_scheduler\[1\]'),
+                             (dict(type='PolyLR', by_epoch=True), 'param_scheduler'),
+                             (dict(generator=[dict(type='PolyLR')]), 'param_scheduler.generator')):
+        with pytest.raises(ValueError, match=rf'^{place}.* \(PolyLR\) counts epochs'):
+            check(schedules)
+        check(schedules, loop=dict(by_epoch=True, max_epochs=2))
+    check(None)
+    check([by_iteration, dict(type='PolyLR', convert_to_iter_based=True),
+           dict(type='ReduceOnPlateauLR', monitor='mIoU')])
+
+    with pytest.raises(ValueError, match='nothing would be saved before the end.*by_epoch=False'):
+        check(None, CheckpointHook(interval=1))
+    check(None, CheckpointHook(interval=1), loop=dict(by_epoch=True, max_epochs=2))
+    check(None, CheckpointHook(interval=1, by_epoch=False))
+    check(None, CheckpointHook())  # of the last one alone, as somebody may want
 
 
 def test_tools_check_the_config(tiny_config):

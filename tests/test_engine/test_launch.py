@@ -33,8 +33,8 @@ def test_work_dir_comes_from_command_line_then_config_then_name(tiny_config):
 @pytest.mark.parametrize(
     ('hooks', 'expected'),
     [
-        (None, dict(type='SafeCheckpointHook')),
-        (dict(logger=dict(type='LoggerHook')), dict(type='SafeCheckpointHook')),
+        (None, dict(type='SafeCheckpointHook', interval=1)),  # as of Runner's own
+        (dict(logger=dict(type='LoggerHook')), dict(type='SafeCheckpointHook', interval=1)),
         (
             dict(checkpoint=dict(type='CheckpointHook', interval=5)),
             dict(type='SafeCheckpointHook', interval=5),

@@ -498,6 +498,19 @@ def training_by_epochs(bench, monkeypatch):
 
 
 @case
+def schedule_by_epochs(bench, monkeypatch):
+    cfg = dict(train_cfg=dict(type='IterBasedTrainLoop'), param_scheduler=[
+        dict(type='LinearLR', by_epoch=False), dict(type='PolyLR')])
+    check_training(SimpleNamespace(cfg=cfg, hooks=[]))
+
+
+@case
+def checkpoints_by_epochs(bench, monkeypatch):
+    cfg = dict(train_cfg=dict(type='IterBasedTrainLoop'))
+    check_training(SimpleNamespace(cfg=cfg, hooks=[CheckpointHook(interval=1000)]))
+
+
+@case
 def score_that_is_not_reported(bench, monkeypatch):
     runner = SimpleNamespace(
         model=model_of(), hooks=[CheckpointHook(interval=1, save_best='mIoU')])
