@@ -516,7 +516,8 @@ def test_tables_against_a_plain_loop(experiments):
     for setting in ('one', 'two'):
         for row in ('base', 'good', 'bad', 'less'):
             for seed in range(4):
-                if (setting, row) in (('two', 'less'), ('two', 'bad')) or (row, seed) == ('bad', 1):
+                if (setting, row) in (('two', 'less'), ('two', 'bad')) or (row, seed) in (
+                        ('bad', 1), ('less', 2)):
                     continue
                 if (setting, row) == ('two', 'good') and seed:
                     continue
@@ -553,8 +554,11 @@ def test_tables_against_a_plain_loop(experiments):
         'GOOD': {'One': expected(students),
                  'Two': expected([results['two', 'good', 0]['student']['mIoU']])}}
     ablation = cells(text, 'Ablation, One')
-    less = [values('one', 'less')[seed] - values('one', 'good')[seed] for seed in range(4)]
+    seeds = 0, 1, 3
+    less = [values('one', 'less')[seed] - values('one', 'good')[seed] for seed in seeds]
     assert list(ablation) == ['GOOD', 'LESS']
+    assert list(ablation['GOOD'].values()) == [
+        expected([values('one', 'good')[seed] for seed in seeds]), '']
     assert list(ablation['LESS'].values()) == [
         expected(list(values('one', 'less').values())), expected(less, '+')]
     classes = cells(text, 'IoU by class, One, mean over seeds')

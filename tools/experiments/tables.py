@@ -78,14 +78,16 @@ def report(protocol: Protocol, results: Results) -> str:
             for at in settings)] for name, row in protocol.rows.items())))
     if protocol.ablation is not None:
         at, base = protocol.ablation.setting, protocol.ablation.base
-        variants = [base, *protocol.ablation.rows]
+        scores = {name: over_seeds(results, at, name) for name in (base, *protocol.ablation.rows)}
+        # a mean over other seeds than theirs would not compare with them
+        seeds = {seed for name in protocol.ablation.rows for seed in scores[name]}
+        scores[base] = {seed: score for seed, score in scores[base].items() if seed in seeds}
         lines = markdown(
             ['', 'mIoU', f'Difference to {protocol.rows[base].title}, seed by seed'],
-            ([row_of(protocol, name).title,
-              mean_and_deviation(list(over_seeds(results, at, name).values())),
+            ([row_of(protocol, name).title, mean_and_deviation(list(found.values())),
               '' if name == base
               else mean_and_deviation(differences(results, at, name, base), '+')]
-             for name in variants))
+             for name, found in scores.items()))
         if len(lines) > 3:  # more than the base
             table(f'Ablation, {protocol.settings[at].title}', lines)
     for at, title in zip(settings, titles, strict=True):
