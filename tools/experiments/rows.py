@@ -34,7 +34,7 @@ def method_rows(stem: str, labels: int, rc2l: str, partial: bool = True) -> dict
         'reco-classmix': row('ClassMix + ReCo', semi),
         'rc2l': row('RC²L terms (RMC, RFC, SMC; reconstructed)', semi, '_classmix',
                     rc2l_terms(f'configs/rc2l/{rc2l}_rc2l.py')),
-        'reco-rfc-smc': row('ClassMix + ReCo + RFC + SMC', semi, '',
+        'reco-rfc-smc': row('ClassMix + ReCo + RFC + SMC (reconstructed)', semi, '',
                             more_losses(f'configs/rc2l/{rc2l}_reco-rfc-smc.py')),
     }
 
