@@ -260,8 +260,9 @@ def _unsafe_content(filename: str, error: pickle.UnpicklingError) -> str:
     list_globals = getattr(torch.serialization, 'get_unsafe_globals_in_checkpoint', None)
     try:
         return 'it needs ' + ', '.join(sorted(list_globals(filename)))
-    except Exception:  # an older torch, or an old file format: its own words have to do
-        return str(error).strip().splitlines()[0]
+    except Exception:  # an older torch, or an old file format: the point of its own words
+        words = str(error).rpartition('WeightsUnpickler error: ')[-1]
+        return re.split(r' was not an allowed|\. Please|\n', words.strip())[0]
 
 
 @contextmanager
