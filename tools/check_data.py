@@ -25,6 +25,8 @@ from mmseg_reco.datasets.pipelines import map_leaf_configs
 from mmseg_reco.engine.command_line import add_cfg_options, positive_int, usage_errors
 from mmseg_reco.engine.offline import read_config
 
+SHARES = 'share of pixels with a class'
+
 
 def build_parts(cfg: Config, split: str) -> dict:
     """Datasets of a split, by name; none if the config has no such split."""
@@ -54,8 +56,10 @@ def print_tables(reports: list[Report]) -> None:
     with_masks = [report for report in reports if report.pixels.any()]
     for classes in dict.fromkeys(report.classes for report in with_masks):
         same = [report for report in with_masks if report.classes == classes]
-        table = PrettyTable(['share of labelled pixels', *(report.name for report in same)])
-        table.align['share of labelled pixels'] = 'l'
+        names = (report.name if report.level is None else f'{report.name}, before {report.level}'
+                 for report in same)
+        table = PrettyTable([SHARES, *names])
+        table.align[SHARES] = 'l'
         for index, name in enumerate(classes):
             table.add_row([name, *(f'{report.pixels[index] / report.pixels.sum():.3%}'
                                    for report in same)])

@@ -19,7 +19,7 @@ from mmseg_reco.utils import type_name
 
 from .files import is_local, list_files, read
 from .labeled_unlabeled import LabeledUnlabeledDataset
-from .transforms import HideLabels, MultiBranch
+from .transforms import HideLabels, MultiBranch, SparsifyLabels
 from .transforms.loading import is_cut_short
 
 INDEX_MODES = '1', 'L', 'P'  # Pillow's names for images of at most 8 bits and one channel
@@ -47,6 +47,7 @@ class Report:
         pixels: Pixels per class, shape (C,), dtype int64.
         ignored: Number of pixels without a class.
         masks: Number of masks that were read.
+        level: What ``SparsifyLabels`` keeps of these masks, counted whole here; None for all.
         problems: Bad files.
     """
 
@@ -56,6 +57,7 @@ class Report:
     pixels: np.ndarray
     ignored: int = 0
     masks: int = 0
+    level: str | None = None
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -442,7 +444,8 @@ def _report(dataset: BaseDataset, name: str,
             pairs: Iterable[tuple[np.ndarray | None, list[Problem]]]) -> Report:
     """What :func:`check_pair` found, added up."""
     classes = tuple(dataset.metainfo.get('classes', ()))
-    report = Report(name, classes, len(dataset), np.zeros(len(classes), np.int64))
+    level = next((step.level for step in _steps(dataset) if isinstance(step, SparsifyLabels)), None)
+    report = Report(name, classes, len(dataset), np.zeros(len(classes), np.int64), level=level)
     for counts, problems in pairs:
         if counts is not None:
             report.pixels += counts[:len(classes)]

@@ -65,6 +65,16 @@ def test_good_data(config, monkeypatch, capsys):
     assert 'val has no pixel of: car, pedestrian, bicyclist.' in out
 
 
+def test_shares_of_whole_masks_are_named_so(config, monkeypatch, capsys):
+    options = ['train_dataloader.dataset.dataset.type=PartialCamVidDataset',
+               'train_dataloader.dataset.dataset.level=p0']
+    assert check(monkeypatch, config, '--workers', 1, '--cfg-options', *options) == 0
+    rows = rows_of(capsys.readouterr().out)
+    names = ['train.labeled, before p0', 'train.unlabeled', 'val']
+    assert ['share of pixels with a class', *names] in rows
+    assert ['sky', '12.500%', '12.500%', '12.500%'] in rows
+
+
 def test_every_bad_file_is_named(config, monkeypatch, capsys):
     root = config.parent
     Image.new('RGB', (8, 8)).save(root / 'trainannot' / 'a.png')
