@@ -4,12 +4,12 @@
 from protocol import Ablation, Protocol, Setting, load_config
 from rows import PARTIAL_LEVELS, ablation_rows, method_rows
 
-# Regions of each class, unlike single pixels, keep the frequencies of the classes.
+# Regions of each class, unlike single pixels, keep the frequencies of the classes. They find rare
+# classes with weights; pseudo-labels with weights, too, spread those.
 SEMI = load_config('configs/reco/deeplabv3plus_m-v2_camvid_semi-20.py')
 REGIONS = dict(
     network={'decode_head.loss_decode.class_weight': SEMI.class_weight},
-    semi={'model.loss_unsup': SEMI.model.loss_unsup,
-          'model.semi_train_cfg.class_frequencies': 'labeled'})
+    semi={'model.semi_train_cfg.class_frequencies': 'labeled'})
 ROWS = method_rows('deeplabv3plus_m-v2_camvid', 20, 'deeplabv3plus_m-v2_camvid_semi-20')
 SETTINGS = {
     'semi-20': Setting('20 images', labels=20),
