@@ -464,7 +464,7 @@ def test_methods_share_what_must_be_equal():
     sys.path.insert(0, str(ROOT / 'tools/experiments'))
     from protocol import Places, Run, load_protocol, resolve
     protocol = load_protocol('camvid-cpu')
-    losses, weights = {}, {}
+    losses, weights, pseudo_labels = {}, {}, {}
     for setting in ('semi-20', 'p0', 'p25'):
         common = set()
         for row in protocol.rows:
@@ -480,11 +480,15 @@ def test_methods_share_what_must_be_equal():
                 known = MODELS.get(cfg.model.type).train_defaults
                 assert set(cfg.model.semi_train_cfg) <= set(known)
             if 'loss_unsup' in cfg.model:
-                assert cfg.model.loss_unsup.class_weight == weights[setting].class_weight
+                loss = cfg.model.loss_unsup
+                assert loss == pseudo_labels.setdefault(setting, loss)
         assert len(common) == 1, common
     # Regions have the frequencies of the images; one pixel of each class has not.
     assert weights['p25'] == weights['semi-20']
     assert weights['p0'].class_weight is None
+    assert pseudo_labels['semi-20'].class_weight == weights['semi-20'].class_weight
+    assert pseudo_labels['p0'] == pseudo_labels['p25']
+    assert pseudo_labels['p0'].class_weight is None
     for setting in ('semi-20', 'p0'):
         assert losses[setting, 'supervised'] == losses[setting, 'classmix'] == []
         assert losses[setting, 'supervised-reco'] == ['ReCoLoss']
