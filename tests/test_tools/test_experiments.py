@@ -500,6 +500,19 @@ def test_methods_share_what_must_be_equal():
             'ReCoLoss', 'RegionFeatureContrastiveLoss', 'SemanticMaskConsistencyLoss']
 
 
+def test_no_level_of_the_papers_settings_has_weights_of_its_own(experiments):
+    from protocol import Places, Run, load_protocol, resolve
+    protocol = load_protocol('camvid-gpu')
+
+    def settings_of(setting):
+        model = resolve(protocol, Run(setting, 'reco-classmix', 0), Places('splits'))[0].model
+        head = model.segmentor.decode_head
+        return head.loss_decode, model.get('loss_unsup'), model.get('semi_train_cfg')
+
+    assert settings_of('p25') == settings_of('p0')
+    assert settings_of('p0')[:2] == settings_of('semi-20')[:2]
+
+
 def cells(text, heading):
     """A table as a dict of rows, each a dict of its cells."""
     lines = text.split(f'### {heading}\n\n')[1].split('\n\n')[0].splitlines()

@@ -13,6 +13,8 @@ PROTOCOL = replace(
     CPU,
     name='camvid-gpu',
     title='CamVid, DeepLabV3+ R101, full resolution',
+    settings={name: replace(setting, network={}, semi={})
+              for name, setting in CPU.settings.items()},
     rows=ROWS,
     iterations=10000,
     val_interval=1000,
