@@ -4,8 +4,8 @@
 from protocol import Ablation, Protocol, Setting, load_config
 from rows import PARTIAL_LEVELS, ablation_rows, method_rows
 
-# Regions of each class, unlike single pixels, keep the frequencies of the classes. They find rare
-# classes with weights; pseudo-labels with weights, too, spread those.
+# Regions of each class, unlike single pixels, keep the frequencies of the classes. Weights
+# find the rare ones; on pseudo-labels, too, they cost roads and buildings.
 SEMI = load_config('configs/reco/deeplabv3plus_m-v2_camvid_semi-20.py')
 REGIONS = dict(
     network={'decode_head.loss_decode.class_weight': SEMI.class_weight},
