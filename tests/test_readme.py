@@ -1,7 +1,9 @@
 # Licensed under the Apache License, Version 2.0.
 """The README's examples, as they stand there."""
+import json
 import re
 from pathlib import Path
+from statistics import fmean, stdev
 
 import cv2
 import numpy as np
@@ -80,3 +82,45 @@ def test_supervised_example_sees_labelled_images_alone(example):
     assert [Path(data.get_data_info(i)['img_path']).stem for i in range(len(data))] == [
         'image 0', 'image 1']
     assert not quick_check(data, val, cfg.model)[0]
+
+
+#: Protocol and setting of the columns of the README's two tables of CamVid.
+COLUMNS = {
+    '20 images, 1,500 iterations': ('camvid-cpu', 'semi-20'),
+    '20 images, 4,000': ('camvid-cpu-long', 'semi-20'),
+    'p0, 1,500': ('camvid-cpu', 'p0'),
+    'p0, 4,000': ('camvid-cpu-long', 'p0'),
+    '5 images': ('camvid-cpu', 'semi-5'),
+    '50 images': ('camvid-cpu', 'semi-50'),
+    'p1': ('camvid-cpu', 'p1'),
+    'p5': ('camvid-cpu', 'p5'),
+    'p25': ('camvid-cpu', 'p25'),
+}
+ROWS = {'supervised': 'supervised', 'ClassMix': 'classmix', 'ClassMix + ReCo': 'reco-classmix'}
+
+
+def numbers(cell: str) -> list[float]:
+    return [float(number) for number in re.findall(r'[+-]?\d+\.\d', cell)]
+
+
+@pytest.mark.parametrize('column', COLUMNS)
+def test_results_are_the_published_ones(column: str) -> None:
+    table = next(table for table in re.findall(r'(?:^ *\|.*\n)+', README, re.MULTILINE)
+                 if f'| {column} |' in table)
+    header, _, *rows = ([cell.strip() for cell in line.strip().strip('|').split('|')]
+                        for line in table.splitlines())
+    place, (protocol, setting) = header.index(column), COLUMNS[column]
+    lines = (ROOT / f'docs/results/{protocol}.jsonl').read_text().splitlines()
+    scores: dict[str, dict[int, float]] = {name: {} for name in ROWS.values()}
+    for line in map(json.loads, lines):
+        if line['setting'] == setting and line['row'] in scores:
+            scores[line['row']][line['seed']] = line['mIoU']
+
+    assert [row[0] for row in rows] == list(ROWS)
+    for row in rows:
+        own, base = scores[ROWS[row[0]]], scores['supervised']
+        spread = [stdev(own.values())] if len(own) > 1 else []
+        mean = [fmean(own.values())] if own else []
+        assert numbers(row[place]) == pytest.approx(mean + spread, abs=0.051)
+        leads = [] if own is base else [own[seed] - base[seed] for seed in sorted(own)]
+        assert numbers(row[place + 1]) == pytest.approx(leads, abs=0.051)
