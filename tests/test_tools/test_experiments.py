@@ -335,7 +335,7 @@ def test_wrong_use_is_one_sentence(stand_in, capsys):
     import run
     shutil.rmtree(stand_in.out)
     assert run.main(['nonsense']) == 2
-    assert ("no protocol 'nonsense'. There are: camvid-cpu, camvid-cpu-long, camvid-gpu"
+    assert ("no protocol 'nonsense'. There are: camvid-cpu, camvid-cpu-16, camvid-cpu-long"
             in capsys.readouterr().err)
     assert stand_in('--only', 'nothing') == 2
     assert stand_in('--weights', 'nothing.pth') == 2
@@ -498,6 +498,22 @@ def test_methods_share_what_must_be_equal():
             'SemanticMaskConsistencyLoss']
         assert losses[setting, 'reco-rfc-smc'] == [
             'ReCoLoss', 'RegionFeatureContrastiveLoss', 'SemanticMaskConsistencyLoss']
+
+
+def test_batches_of_16_are_all_that_the_short_protocol_has_not(experiments):
+    from protocol import Places, load_protocol, resolve, runs_of
+    short, larger = map(load_protocol, ('camvid-cpu', 'camvid-cpu-16'))
+    runs = list(runs_of(larger, [0]))
+    assert {run.row for run in runs} == {'supervised', 'classmix', 'reco-classmix'}
+    for run in runs:
+        plain, cfg = (leaves(resolve(protocol, run, Places('splits'))[0].to_dict())
+                      for protocol in (short, larger))
+        keys = ['train_dataloader.batch_size']
+        if run.row != 'supervised':
+            keys.append('train_dataloader.sampler.batch_size')
+        assert {key: plain.pop(key) for key in keys} == dict.fromkeys(keys, 8), run.name
+        assert {key: cfg.pop(key) for key in keys} == dict.fromkeys(keys, 16), run.name
+        assert plain == cfg, run.name
 
 
 def test_no_level_of_the_papers_settings_has_weights_of_its_own(experiments):

@@ -78,6 +78,7 @@ class Protocol:
         mask_dir, train_list: Where the labelled images are chosen from, inside the data's folder.
         split_rule: How they are chosen: options of ``make_splits.py``.
         network: Changes of the stock segmentor, which lies at ``model`` or ``model.segmentor``.
+        batch_size: Images of a step, of both halves together; None leaves what the configs say.
         ablation: A second table.
         baselines: Rows that the others are compared with, seed by seed.
     """
@@ -92,6 +93,7 @@ class Protocol:
     train_list: str
     split_rule: tuple[str, ...] = ()
     network: Changes = field(default_factory=dict)
+    batch_size: int | None = None
     ablation: Ablation | None = None
     baselines: tuple[str, ...] = ('supervised', 'classmix')
 
@@ -202,6 +204,12 @@ def resolve(protocol: Protocol, run: Run, places: Places) -> tuple[Config, dict[
         change({f'{stock}.backbone.init_cfg': dict(type='Pretrained', checkpoint=places.weights)})
     change(row.changes(cfg) if callable(row.changes) else row.changes)
     change(_data_changes(cfg, setting, run.seed, places))
+    if protocol.batch_size is not None:
+        loader = cfg.train_dataloader
+        change({f'{key}.batch_size': protocol.batch_size
+                for key, node in (('train_dataloader', loader),
+                                  ('train_dataloader.sampler', loader.sampler))
+                if 'batch_size' in node})
     change({'randomness.seed': run.seed})
     check_config(cfg)
     return cfg, changes
