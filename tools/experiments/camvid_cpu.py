@@ -11,6 +11,7 @@ REGIONS = dict(
     network={'decode_head.loss_decode.class_weight': SEMI.class_weight},
     semi={'model.semi_train_cfg.class_frequencies': 'labeled'})
 ROWS = method_rows('deeplabv3plus_m-v2_camvid', 20, 'deeplabv3plus_m-v2_camvid_semi-20')
+MAIN_ROWS = {name: ROWS[name] for name in ('supervised', 'classmix', 'reco-classmix')}
 SETTINGS = {
     'semi-20': Setting('20 images', labels=20),
     'p0': Setting('p0', level='p0'),

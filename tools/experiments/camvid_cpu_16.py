@@ -7,14 +7,13 @@ protocol, beside eight unlabelled ones, as in the paper; the supervised network 
 
 from dataclasses import replace
 
+from camvid_cpu import MAIN_ROWS
 from camvid_cpu import PROTOCOL as SHORT
-
-ROWS = ('supervised', 'classmix', 'reco-classmix')
 
 PROTOCOL = replace(
     SHORT,
     name='camvid-cpu-16',
     title='CamVid, DeepLabV3+ MobileNetV2, two CPU cores, 16 images a step',
-    rows={name: SHORT.rows[name] for name in ROWS},
+    rows=MAIN_ROWS,
     batch_size=16,
     ablation=None)
